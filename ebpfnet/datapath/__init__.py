@@ -1,0 +1,1 @@
+"""Programs in the kernel: flatten, compile, load, attach."""

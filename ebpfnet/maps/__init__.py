@@ -1,0 +1,1 @@
+"""Tables in the kernel and their twins in memory."""

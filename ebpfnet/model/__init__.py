@@ -1,0 +1,1 @@
+"""What the cluster says: frozen facts, no I/O."""

@@ -1,0 +1,165 @@
+"""What the cluster says, as far as the datapath cares: frozen facts, no Kubernetes field names, no I/O.
+
+``EndpointSlice.endpoints`` is one packed run of fixed records, because the slice is the unit of endpoint work and a
+cluster has 250,000 of them (``ebpfnet.model.endpoints``).
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from dataclasses import dataclass
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Kind(enum.StrEnum):
+    """The kinds that are followed; the value is Kubernetes' own name."""
+
+    NODE = "Node"
+    NAMESPACE = "Namespace"
+    POD = "Pod"
+    SERVICE = "Service"
+    ENDPOINT_SLICE = "EndpointSlice"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ref:
+    """Which object: ``namespace`` is empty for Node and Namespace."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An object that was refused, in whole or in part: the field's path in the manifest and what is wrong with it."""
+
+    ref: Ref
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.ref}: {self.field}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node: its own addresses and the blocks its pods get their addresses from."""
+
+    ref: Ref
+    addresses: tuple[IPAddress, ...]
+    pod_cidrs: tuple[IPNetwork, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A namespace and its labels."""
+
+    ref: Ref
+    labels: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PodPort:
+    """A named or numbered container port."""
+
+    name: str
+    protocol: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod. ``addresses`` is empty while it has none; such a pod is a fact, but nothing is compiled for it."""
+
+    ref: Ref
+    node: str
+    addresses: tuple[IPAddress, ...]
+    labels: tuple[tuple[str, str], ...]
+    ports: tuple[PodPort, ...]
+    host_network: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """A port of a service; ``name`` may be empty when it is the only one."""
+
+    name: str
+    protocol: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service; ``cluster_ips`` is empty for headless and ExternalName. ``created`` is RFC 3339 text or empty."""
+
+    ref: Ref
+    cluster_ips: tuple[IPAddress, ...]
+    ports: tuple[ServicePort, ...]
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePort:
+    """A port of an endpoint slice, matched to a service's port by ``name``."""
+
+    name: str
+    protocol: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """Endpoints of one service and family; ``endpoints`` is packed (``ebpfnet.model.endpoints``)."""
+
+    ref: Ref
+    service: str
+    ipv6: bool
+    ports: tuple[SlicePort, ...]
+    endpoints: bytes
+
+
+Fact = Node | Namespace | Pod | Service | EndpointSlice
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """An object as it now is."""
+
+    fact: Fact
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """An object that is gone."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An object that can't be used (in whole: the last good version stays; ``partial``: the fact came too)."""
+
+    problem: Problem
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An object that had problems has none any more."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The first full list of everything has been delivered; only from now on may anything be deleted."""
+
+
+Change = Upsert | Delete | Refused | Accepted | Synced

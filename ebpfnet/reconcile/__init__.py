@@ -1,0 +1,1 @@
+"""Have against want: ordered, retried, resynced."""

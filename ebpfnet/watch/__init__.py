@@ -1,0 +1,1 @@
+"""The cluster as a stream of model changes."""
