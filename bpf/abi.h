@@ -11,6 +11,13 @@
 
 #define LAYOUT_VERSION 1
 
+/* A flow that is idle for so long is over. The datapath does not use it any more, the agent sweeps it. */
+#define TIMEOUT_TCP_NEW_S 60
+#define TIMEOUT_TCP_ESTABLISHED_S 21600
+#define TIMEOUT_TCP_CLOSING_S 10
+#define TIMEOUT_DATAGRAM_NEW_S 30
+#define TIMEOUT_DATAGRAM_ESTABLISHED_S 120
+
 /* IPv6, or IPv4 as ::ffff:a.b.c.d (RFC 4291 §2.5.5.2): one table and one code path serve both families. */
 struct address {
 	__be32 word[4];

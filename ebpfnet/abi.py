@@ -18,6 +18,13 @@ LAYOUT_VERSION = 1
 DROP_SAMPLES = 1024
 NAME_SIZE = 384
 
+TIMEOUT_TCP_NEW_S = 60
+TIMEOUT_TCP_ESTABLISHED_S = 21600
+TIMEOUT_TCP_CLOSING_S = 10
+TIMEOUT_DATAGRAM_NEW_S = 30
+TIMEOUT_DATAGRAM_ESTABLISHED_S = 120
+"""Idle seconds after which a flow is over; TCP's hold for SCTP too, the datagram ones for UDP and ICMP."""
+
 V4_PREFIX = bytes(10) + b"\xff\xff"
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -1,0 +1,24 @@
+/* Table of contents. One text holds all programs, so that they share their maps; ebpfnet/datapath/source.py puts it
+ * together, because BCC rewrites map operations in the main file only. */
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+
+#include "abi.h"
+#include "maps.h"
+
+#include "lib/packet.h"	    /* bytes to struct packet */
+#include "lib/verdict.h"    /* how a program ends: finish, drop */
+#include "lib/flow.h"	    /* connections: find, remember, track */
+#include "lib/service.h"    /* frontend to backend */
+#include "lib/rewrite.h"    /* addresses, ports, checksums */
+#include "lib/deliver.h"    /* to a pod, to another node, to the stack */
+#include "lib/icmp_error.h" /* errors translated back along their flow */
+#include "lib/reject.h"	    /* RST and port unreachable */
+
+#include "from_pod.c"
+#include "to_pod.c"
+#include "from_network.c"
+#include "to_network.c"

@@ -1,0 +1,53 @@
+/* tc ingress of the uplink: what comes in for pods of this node; everything else is the host's, untouched. */
+
+static __always_inline struct pod *pod_of(const struct address *a)
+{
+	struct address address = *a;
+	return pods.lookup(&address);
+}
+
+static __always_inline int network_error(struct __sk_buff *skb, struct packet *p)
+{
+	struct flow *f = NULL;
+	int error = translate_error(skb, p, &f);
+	if (!error && f && f->from.ifindex)
+		error = -DROP_SPOOFED_ADDRESS; /* about a connection whose far end is here */
+	if (error || !f)
+		return pod_of(&p->tuple.destination) ? drop(skb, HOOK_FROM_NETWORK, error, &p->tuple) :
+						       pass(skb, HOOK_FROM_NETWORK);
+	return deliver(skb, p, HOOK_FROM_NETWORK, &p->tuple, false, &f->deliver);
+}
+
+int from_network(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	int error = parse(skb, &p);
+
+	if (!error && p.fragment != FRAGMENT_NO)
+		error = follow_fragment(&p);
+	if (error) /* the host's stack checks its own packets, and knows protocols that pods do not have */
+		return pod_of(&p.tuple.destination) ? drop(skb, HOOK_FROM_NETWORK, error, &p.tuple) :
+						      pass(skb, HOOK_FROM_NETWORK);
+	if (p.icmp == ICMP_KIND_NEIGHBOUR)
+		return pass(skb, HOOK_FROM_NETWORK);
+	if (p.icmp == ICMP_KIND_ERROR)
+		return network_error(skb, &p);
+
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct flow *f = recall(&p, now);
+	if (!f) {
+		struct pod *pod = pod_of(&p.tuple.destination);
+		if (!pod)
+			return pass(skb, HOOK_FROM_NETWORK);
+		struct flow new = { .to = p.tuple, .deliver = pod->wire };
+		if (pod_of(&p.tuple.source))
+			return drop(skb, HOOK_FROM_NETWORK, -DROP_SPOOFED_ADDRESS, &p.tuple);
+		f = remember(&p, &new, now, &error);
+		if (!f)
+			return drop(skb, HOOK_FROM_NETWORK, error, &p.tuple);
+	} else if (f->from.ifindex) { /* a pod of this node as source, from outside */
+		return drop(skb, HOOK_FROM_NETWORK, -DROP_SPOOFED_ADDRESS, &p.tuple);
+	}
+	track(f, &p, now);
+	return deliver(skb, &p, HOOK_FROM_NETWORK, &f->to, f->flags & FLOW_NAT, &f->deliver);
+}

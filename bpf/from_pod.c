@@ -1,0 +1,129 @@
+/* tc ingress of a pod's host-side veth: everything a pod sends. */
+
+/* What is not IP: ARP for the gateway, with the pod's own address. The rest has no business here. */
+static __always_inline int pod_arp(struct __sk_buff *skb, const struct packet *p)
+{
+	struct {
+		__be16 hardware, protocol;
+		__u8 hardware_length, protocol_length;
+		__be16 operation;
+		__u8 sender[6];
+		__u8 address[4];
+	} arp;
+	struct ethhdr ethernet;
+	struct address address;
+	if (bpf_skb_load_bytes(skb, 0, &ethernet, sizeof(ethernet)))
+		return -DROP_TRUNCATED;
+	if (ethernet.h_proto != bpf_htons(ETH_P_ARP))
+		return -DROP_UNSUPPORTED_ETHERTYPE;
+	if (bpf_skb_load_bytes(skb, ETHERNET_LENGTH, &arp, 18))
+		return -DROP_TRUNCATED;
+	__be32 sender;
+	__builtin_memcpy(&sender, arp.address, 4);
+	if (sender == 0) /* RFC 5227 probe */
+		return 0;
+	map_ipv4(&address, sender);
+	struct pod *pod = pods.lookup(&address);
+	if (!pod || pod->wire.ifindex != skb->ingress_ifindex)
+		return -DROP_SPOOFED_ADDRESS;
+	return same_mac(pod->wire.mac, p->mac) && same_mac(pod->wire.mac, arp.sender) ? 0 : -DROP_SPOOFED_MAC;
+}
+
+static __always_inline bool is_link_local(const struct address *a)
+{
+	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+/* Neighbour discovery: between the pod and the node only, so a link-local or unspecified source is right. */
+static __always_inline bool neighbour_source(const struct packet *p)
+{
+	const struct address *a = &p->tuple.source;
+	bool unspecified = !(a->word[0] | a->word[1] | a->word[2] | a->word[3]);
+	return p->icmp == ICMP_KIND_NEIGHBOUR && (unspecified || is_link_local(a));
+}
+
+/* A pod sends only from its own addresses and MAC. */
+static __always_inline int check_sender(struct __sk_buff *skb, const struct packet *p, struct wire *wire)
+{
+	struct address source = p->tuple.source;
+	struct pod *pod = pods.lookup(&source);
+	if (!pod || pod->wire.ifindex != skb->ingress_ifindex)
+		return -DROP_SPOOFED_ADDRESS;
+	if (!same_mac(pod->wire.mac, p->mac))
+		return -DROP_SPOOFED_MAC;
+	*wire = pod->wire;
+	return 0;
+}
+
+static __always_inline int pod_error(struct __sk_buff *skb, struct packet *p)
+{
+	struct flow *f = NULL;
+	struct wire wire;
+	int error = check_sender(skb, p, &wire);
+	if (!error)
+		error = translate_error(skb, p, &f);
+	if (!error && f && f->from.ifindex != wire.ifindex) /* about somebody else's connection */
+		error = -DROP_SPOOFED_ADDRESS;
+	if (error || !f)
+		return drop(skb, HOOK_FROM_POD, error, &p->tuple);
+	return deliver(skb, p, HOOK_FROM_POD, &p->tuple, false, &f->deliver);
+}
+
+/* The first packet of a connection: who sends, which backend, which wire. */
+static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct packet *p, __u64 now, int *error)
+{
+	struct flow f = {};
+	*error = check_sender(skb, p, &f.from);
+	if (*error)
+		return NULL;
+	f.to = p->tuple;
+	if (p->tuple.protocol == IPPROTO_TCP || p->tuple.protocol == IPPROTO_UDP) {
+		*error = choose_backend(&f);
+		if (*error)
+			return NULL;
+		source_hairpin(&f, &p->tuple);
+	}
+	struct pod *pod = pods.lookup(&f.to.destination);
+	if (pod)
+		f.deliver = pod->wire;
+	return remember(p, &f, now, error);
+}
+
+int from_pod(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	int error = parse(skb, &p);
+
+	if (error == -DROP_UNSUPPORTED_ETHERTYPE) {
+		error = pod_arp(skb, &p);
+		if (!error)
+			return pass(skb, HOOK_FROM_POD);
+	}
+	if (!error && p.fragment != FRAGMENT_NO)
+		error = follow_fragment(&p);
+	if (error)
+		return drop(skb, HOOK_FROM_POD, error, &p.tuple);
+	if (p.icmp == ICMP_KIND_ERROR)
+		return pod_error(skb, &p);
+	if (p.icmp == ICMP_KIND_NEIGHBOUR) {
+		struct wire wire;
+		error = neighbour_source(&p) ? 0 : check_sender(skb, &p, &wire);
+		return error ? drop(skb, HOOK_FROM_POD, error, &p.tuple) : pass(skb, HOOK_FROM_POD);
+	}
+
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct flow *f = recall(&p, now);
+	if (!f) {
+		f = open_flow(skb, &p, now, &error);
+		if (error == -DROP_NO_ENDPOINTS)
+			return reject(skb, &p, HOOK_FROM_POD, error);
+		if (!f)
+			return drop(skb, HOOK_FROM_POD, error, &p.tuple);
+	} else if (f->from.ifindex != skb->ingress_ifindex) {
+		return drop(skb, HOOK_FROM_POD, -DROP_SPOOFED_ADDRESS, &p.tuple);
+	} else if (!same_mac(f->from.mac, p.mac)) {
+		return drop(skb, HOOK_FROM_POD, -DROP_SPOOFED_MAC, &p.tuple);
+	}
+	track(f, &p, now);
+	return deliver(skb, &p, HOOK_FROM_POD, &f->to, f->flags & FLOW_NAT, &f->deliver);
+}

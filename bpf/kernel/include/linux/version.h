@@ -1,0 +1,3 @@
+/* BCC writes a version into every object; sched_cls programs are not checked for it. */
+#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + (c))
+#define LINUX_VERSION_CODE KERNEL_VERSION(6, 1, 0)

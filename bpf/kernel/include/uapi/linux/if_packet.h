@@ -1,0 +1,1 @@
+/* BCC asks for it; nothing of it is used. */

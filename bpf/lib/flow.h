@@ -1,0 +1,153 @@
+/* Connections: two entries in `flows`, one for each direction, each found by one lookup of the packet's own tuple.
+ * The entries point at each other (reverse of `to`), so whoever holds one can find, refresh or restore the other. */
+
+#define SECOND 1000000000ULL
+
+static __always_inline __u64 flow_timeout(__u8 protocol, __u8 state)
+{
+	if (protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP) {
+		if (state == FLOW_ESTABLISHED)
+			return TIMEOUT_TCP_ESTABLISHED_S * SECOND;
+		return (state == FLOW_NEW ? TIMEOUT_TCP_NEW_S : TIMEOUT_TCP_CLOSING_S) * SECOND;
+	}
+	return (state == FLOW_NEW ? TIMEOUT_DATAGRAM_NEW_S : TIMEOUT_DATAGRAM_ESTABLISHED_S) * SECOND;
+}
+
+/* May a packet still use this entry? Not when it has timed out, and not when a client opens a new connection from
+ * the same port after closing the last (RFC 9293 §3.6.1): that one chooses its backend anew. */
+static __always_inline bool flow_alive(const struct flow *f, const struct packet *p, __u64 now)
+{
+	if (now - f->seen_ns > SECOND && now - f->seen_ns > flow_timeout(p->tuple.protocol, f->state))
+		return false;
+	bool opens = p->tuple.protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	return !(opens && f->state == FLOW_CLOSING && !(f->flags & FLOW_REPLY));
+}
+
+static __always_inline __u8 next_state(const struct flow *f, const struct flow *other, const struct packet *p)
+{
+	if (p->tuple.protocol == IPPROTO_TCP) {
+		if ((p->tcp_flags & TCP_RST) || (f->tcp_flags & other->tcp_flags & TCP_FIN))
+			return FLOW_CLOSING;
+	}
+	/* The first answer establishes; nothing takes a closing connection back. */
+	if (f->state == FLOW_NEW && (f->flags & FLOW_REPLY))
+		return FLOW_ESTABLISHED;
+	return f->state;
+}
+
+/* The entry of the other direction, as it must be; used when the LRU evicted it. */
+static __always_inline void mirror(struct flow *to, const struct flow *f, const struct tuple *key)
+{
+	reverse(&to->to, key);
+	to->seen_ns = f->seen_ns;
+	to->service = f->service;
+	to->from = f->deliver;
+	to->deliver = f->from;
+	to->state = f->state;
+	to->flags = f->flags ^ FLOW_REPLY;
+	to->tcp_flags = 0;
+}
+
+/* Account a packet of a known flow. Nearly always two comparisons: the clock is coarse, TCP flags rare. Otherwise
+ * both directions are refreshed together, so that traffic one way keeps the way back open. */
+static __always_inline void track(struct flow *f, const struct packet *p, __u64 now)
+{
+	__u8 flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
+	if (now - f->seen_ns < SECOND && !flags && !(f->state == FLOW_NEW && (f->flags & FLOW_REPLY)))
+		return;
+	struct tuple other_key;
+	reverse(&other_key, &f->to);
+	f->seen_ns = now;
+	f->tcp_flags |= flags;
+	struct flow *other = flows.lookup(&other_key);
+	if (!other) {
+		struct flow restored = {};
+		mirror(&restored, f, &p->tuple);
+		flows.insert(&other_key, &restored);
+		return;
+	}
+	f->state = next_state(f, other, p);
+	other->state = f->state;
+	other->seen_ns = now;
+}
+
+/* Claim the reply's key for this flow; a client may hold connections to a backend through two services, or directly
+ * and through one, with one source port: the later one gets another source port. Returns 0 or -DROP_*. */
+static __always_inline int claim_reply(const struct tuple *key, struct flow *forward, struct flow *back, __u64 now)
+{
+	struct tuple reply_key;
+#pragma unroll
+	for (int attempt = 0; attempt < 4; attempt++) {
+		reverse(&reply_key, &forward->to);
+		if (flows.insert(&reply_key, back) == 0)
+			return 0;
+		struct flow *held = flows.lookup(&reply_key);
+		if (!held)
+			return -DROP_FLOW_TABLE;
+		bool over = held->state == FLOW_CLOSING ||
+			    now - held->seen_ns > flow_timeout(key->protocol, held->state);
+		if (over || same_tuple(&held->to, &back->to)) {
+			flows.update(&reply_key, back);
+			return 0;
+		}
+		if (key->protocol != IPPROTO_TCP && key->protocol != IPPROTO_UDP)
+			break;
+		forward->to.source_port = bpf_htons(32768 + (bpf_get_prandom_u32() & 0x7fff));
+		forward->flags |= FLOW_NAT;
+		back->flags |= FLOW_NAT;
+	}
+	return -DROP_NO_SOURCE_PORT;
+}
+
+/* Remember a new connection, both directions. Returns the entry that this packet follows, or NULL with *error set. */
+static __always_inline struct flow *remember(const struct packet *p, struct flow *forward, __u64 now, int *error)
+{
+	struct tuple key = p->tuple;
+	struct flow back = {};
+
+	forward->seen_ns = now;
+	forward->tcp_flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
+	mirror(&back, forward, &key);
+	*error = claim_reply(&key, forward, &back, now);
+	if (*error)
+		return NULL;
+	flows.insert(&key, forward); /* when another CPU was first with this connection, its choice holds */
+	struct flow *f = flows.lookup(&key);
+	if (!f)
+		*error = -DROP_FLOW_TABLE;
+	return f;
+}
+
+/* Find the flow of a packet; one that is over is removed. */
+static __always_inline struct flow *recall(const struct packet *p, __u64 now)
+{
+	struct tuple key = p->tuple;
+	struct flow *f = flows.lookup(&key);
+	if (f && !flow_alive(f, p, now)) {
+		flows.delete(&key);
+		return NULL;
+	}
+	return f;
+}
+
+/* Later fragments carry no ports: the first one leaves them here. Returns 0 or -DROP_FRAGMENT_UNKNOWN. */
+static __always_inline int follow_fragment(struct packet *p)
+{
+	struct fragment key = {
+		.source = p->tuple.source,
+		.destination = p->tuple.destination,
+		.id = p->fragment_id,
+		.protocol = p->tuple.protocol,
+	};
+	if (p->fragment == FRAGMENT_FIRST) {
+		struct ports ports = { p->tuple.source_port, p->tuple.destination_port };
+		fragments.update(&key, &ports);
+		return 0;
+	}
+	struct ports *ports = fragments.lookup(&key);
+	if (!ports)
+		return -DROP_FRAGMENT_UNKNOWN;
+	p->tuple.source_port = ports->source;
+	p->tuple.destination_port = ports->destination;
+	return 0;
+}

@@ -1,0 +1,149 @@
+/* Refusing at once: the packet becomes its own answer and goes back to the pod it came from. TCP gets a reset
+ * (RFC 9293 §3.5.2), everything else port unreachable (RFC 1122 §3.2.2.1, RFC 4443 §3.1). */
+
+#define TTL_DEFAULT 64
+#define QUOTED_TRANSPORT 8 /* bytes of the transport header in an error (RFC 792) */
+
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__sum16 check;
+	__be32 rest;
+};
+
+struct reset {
+	__be16 source_port;
+	__be16 destination_port;
+	__be32 sequence;
+	__be32 acknowledged;
+	__be16 flags; /* header length in words, then flags */
+	__be16 window;
+	__sum16 check;
+	__be16 urgent;
+};
+
+struct pseudo {
+	struct address source;
+	struct address destination;
+	__be32 length;
+	__be32 protocol;
+};
+
+static __always_inline __sum16 csum_finish(__s64 sum)
+{
+	__u32 folded = ((__u32)sum & 0xffff) + ((__u32)sum >> 16);
+	folded = (folded & 0xffff) + (folded >> 16);
+	return ~folded;
+}
+
+/* Checksum of the pseudo header; the prefixes of mapped IPv4 addresses add up to 2 * 0xffff, that is to nothing. */
+static __always_inline __u32 pseudo_sum(const struct tuple *t, __u32 length, __u8 protocol)
+{
+	struct pseudo pseudo = { t->source, t->destination, bpf_htonl(length), bpf_htonl(protocol) };
+	return bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
+}
+
+/* Write Ethernet and IP headers of an answer with `length` bytes of payload, cutting or growing the packet to it. */
+static __always_inline int answer_headers(struct __sk_buff *skb, const struct packet *p, const struct tuple *answer,
+					  __u32 length, __u8 protocol)
+{
+	__u32 header = p->ipv6 ? 40 : 20;
+	__u8 macs[12];
+	if (bpf_skb_load_bytes(skb, 0, macs, 12) ||
+	    bpf_skb_change_tail(skb, ETHERNET_LENGTH + header + length, 0))
+		return -DROP_REWRITE;
+	if (bpf_skb_store_bytes(skb, 0, macs + 6, 6, 0) || bpf_skb_store_bytes(skb, 6, macs, 6, 0))
+		return -DROP_REWRITE;
+	if (p->ipv6) {
+		struct ipv6hdr ip = { .version = 6, .nexthdr = protocol, .hop_limit = TTL_DEFAULT };
+		ip.payload_len = bpf_htons(length);
+		__builtin_memcpy(&ip.saddr, &answer->source, 32);
+		return bpf_skb_store_bytes(skb, ETHERNET_LENGTH, &ip, sizeof(ip), 0) ? -DROP_REWRITE : 0;
+	}
+	struct iphdr ip = { .version = 4, .ihl = 5, .ttl = TTL_DEFAULT, .protocol = protocol };
+	ip.tot_len = bpf_htons(header + length);
+	ip.saddr = answer->source.word[3];
+	ip.daddr = answer->destination.word[3];
+	ip.check = csum_finish(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
+	return bpf_skb_store_bytes(skb, ETHERNET_LENGTH, &ip, sizeof(ip), 0) ? -DROP_REWRITE : 0;
+}
+
+static __always_inline int reset_connection(struct __sk_buff *skb, const struct packet *p, const struct tuple *answer)
+{
+	struct reset theirs, ours = {};
+	if (bpf_skb_load_bytes(skb, p->l4, &theirs, sizeof(theirs)))
+		return -DROP_TRUNCATED;
+	if (p->tcp_flags & TCP_RST) /* a reset is never answered */
+		return -DROP_NO_ENDPOINTS;
+	ours.source_port = answer->source_port;
+	ours.destination_port = answer->destination_port;
+	ours.flags = bpf_htons(0x5000 | TCP_RST);
+	if (p->tcp_flags & TCP_ACK) {
+		ours.sequence = theirs.acknowledged;
+	} else {
+		__u32 length = p->l4_length - (bpf_ntohs(theirs.flags) >> 12) * 4;
+		length += !!(p->tcp_flags & TCP_SYN) + !!(p->tcp_flags & TCP_FIN);
+		ours.acknowledged = bpf_htonl(bpf_ntohl(theirs.sequence) + length);
+		ours.flags = bpf_htons(0x5000 | TCP_RST | TCP_ACK);
+	}
+	__u32 sum = pseudo_sum(answer, sizeof(ours), IPPROTO_TCP);
+	ours.check = csum_finish(bpf_csum_diff(NULL, 0, (__be32 *)&ours, sizeof(ours), sum));
+	int error = answer_headers(skb, p, answer, sizeof(ours), IPPROTO_TCP);
+	if (error)
+		return error;
+	__u32 offset = ETHERNET_LENGTH + (p->ipv6 ? 40 : 20);
+	return bpf_skb_store_bytes(skb, offset, &ours, sizeof(ours), 0) ? -DROP_REWRITE : 0;
+}
+
+static __always_inline int unreachable(struct __sk_buff *skb, const struct packet *p, const struct tuple *answer)
+{
+	struct {
+		struct icmp_header icmp;
+		__u8 quoted[40 + QUOTED_TRANSPORT];
+	} body = {};
+	__u32 quoted = (p->ipv6 ? 40 : 20) + QUOTED_TRANSPORT;
+	__u32 length = sizeof(struct icmp_header) + quoted;
+	__s64 sum = 0;
+	/* With IP options the quote would need more than we copy. */
+	if (!p->ipv6 && p->l4 != ETHERNET_LENGTH + 20)
+		return -DROP_NO_ENDPOINTS;
+
+	body.icmp.type = p->ipv6 ? 1 : 3;
+	body.icmp.code = p->ipv6 ? 4 : 3;
+	if (p->ipv6) {
+		if (bpf_skb_load_bytes(skb, ETHERNET_LENGTH, body.quoted, 48))
+			return -DROP_TRUNCATED;
+		sum = pseudo_sum(answer, length, IPPROTO_ICMPV6);
+	} else if (bpf_skb_load_bytes(skb, ETHERNET_LENGTH, body.quoted, 28)) {
+		return -DROP_TRUNCATED;
+	}
+	/* What is not quoted is zero and adds nothing. */
+	body.icmp.check = csum_finish(bpf_csum_diff(NULL, 0, (__be32 *)&body, sizeof(body), sum));
+	int error = answer_headers(skb, p, answer, length, p->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
+	if (error)
+		return error;
+	if (p->ipv6)
+		error = bpf_skb_store_bytes(skb, ETHERNET_LENGTH + 40, &body, 56, 0);
+	else
+		error = bpf_skb_store_bytes(skb, ETHERNET_LENGTH + 20, &body, 36, 0);
+	return error ? -DROP_REWRITE : 0;
+}
+
+/* Answer a pod's packet with a refusal, back into the pod. */
+static __always_inline int reject(struct __sk_buff *skb, const struct packet *p, __u32 hook, int why)
+{
+	struct tuple answer;
+	int error;
+	if (p->fragment == FRAGMENT_LATER) /* one refusal for the whole datagram */
+		return drop(skb, hook, why, &p->tuple);
+	reverse(&answer, &p->tuple);
+	if (p->tuple.protocol == IPPROTO_TCP)
+		error = reset_connection(skb, p, &answer);
+	else
+		error = unreachable(skb, p, &answer);
+	if (error)
+		return drop(skb, hook, error, &p->tuple);
+	skb->cb[1] = -why;
+	__u32 ifindex = skb->ingress_ifindex;
+	return finish(skb, hook, OUTCOME_REJECT, ifindex, bpf_redirect_peer(ifindex, 0));
+}

@@ -1,0 +1,114 @@
+/* Changing packets: addresses, ports, MACs and time to live, with every checksum that covers them. */
+
+/* Where a packet goes next. */
+struct hop {
+	__u32 outcome; /* OUTCOME_STACK: MACs and time to live are the stack's business */
+	__u32 ifindex;
+	__u8 destination[6]; /* MAC */
+	__u8 source[6];	     /* OUTCOME_NETWORK only: a pod hears from the gateway that the packet was sent to */
+};
+
+static __always_inline __sum16 csum_apply(__sum16 check, __u32 diff)
+{
+	__u32 sum = (__u16)~check + (diff & 0xffff) + (diff >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+
+/* Checksum difference of the addresses; the prefixes of mapped IPv4 cancel out, so one call serves both families. */
+static __always_inline __u32 address_diff(const struct tuple *from, const struct tuple *to, __u32 seed)
+{
+	return bpf_csum_diff((__be32 *)from, 32, (__be32 *)to, 32, seed);
+}
+
+static __always_inline int write_l4_checksum(struct __sk_buff *skb, const struct packet *p, __u32 addresses,
+					     const struct tuple *to)
+{
+	if (p->fragment == FRAGMENT_LATER)
+		return 0;
+	bool udp = p->tuple.protocol == IPPROTO_UDP;
+	__u32 offset = p->l4 + (udp ? 6 : 16);
+	__u64 zero_stays = udp ? BPF_F_MARK_MANGLED_0 : 0; /* RFC 768: zero means no checksum */
+	__u32 old_ports = *(__u32 *)&p->tuple.source_port;
+	__u32 new_ports = *(__u32 *)&to->source_port;
+	if (bpf_l4_csum_replace(skb, offset, 0, addresses, BPF_F_PSEUDO_HDR | zero_stays))
+		return -DROP_REWRITE;
+	if (old_ports != new_ports && bpf_l4_csum_replace(skb, offset, old_ports, new_ports, zero_stays | 4))
+		return -DROP_REWRITE;
+	return 0;
+}
+
+static __always_inline int write_ipv4(struct __sk_buff *skb, const struct tuple *to, bool routed, __u32 diff)
+{
+	struct iphdr *ip = data_of(skb) + ETHERNET_LENGTH;
+	if ((void *)(ip + 1) > end_of(skb))
+		return -DROP_REWRITE;
+	ip->saddr = to->source.word[3];
+	ip->daddr = to->destination.word[3];
+	if (routed) {
+		/* One less in the high byte of a 16-bit word. */
+		__u32 less = (__u16)~bpf_htons(0x0100);
+		ip->ttl--;
+		diff += less;
+		if (diff < less)
+			diff++;
+	}
+	ip->check = csum_apply(ip->check, diff);
+	return 0;
+}
+
+static __always_inline int write_ipv6(struct __sk_buff *skb, const struct tuple *to, bool routed)
+{
+	struct ipv6hdr *ip = data_of(skb) + ETHERNET_LENGTH;
+	if ((void *)(ip + 1) > end_of(skb))
+		return -DROP_REWRITE;
+	__builtin_memcpy(&ip->saddr, &to->source, 32);
+	if (routed)
+		ip->hop_limit--;
+	return 0;
+}
+
+static __always_inline int write_macs(struct __sk_buff *skb, const struct hop *hop)
+{
+	struct ethhdr *ethernet = data_of(skb);
+	if ((void *)(ethernet + 1) > end_of(skb))
+		return -DROP_REWRITE;
+	if (hop->outcome == OUTCOME_NETWORK)
+		__builtin_memcpy(ethernet->h_source, hop->source, 6);
+	else
+		__builtin_memcpy(ethernet->h_source, ethernet->h_dest, 6);
+	__builtin_memcpy(ethernet->h_dest, hop->destination, 6);
+	return 0;
+}
+
+static __always_inline int write_ports(struct __sk_buff *skb, const struct packet *p, const struct tuple *to)
+{
+	struct ports *ports = at(skb, p->l4);
+	if (p->fragment == FRAGMENT_LATER)
+		return 0;
+	if ((void *)(ports + 1) > end_of(skb))
+		return -DROP_REWRITE;
+	ports->source = to->source_port;
+	ports->destination = to->destination_port;
+	return 0;
+}
+
+/* Change the packet to tuple `to` (when `nat`) and for its next hop. Returns 0 or -DROP_REWRITE. Packet pointers are
+ * void afterwards. */
+static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p, const struct tuple *to, bool nat,
+				   const struct hop *hop)
+{
+	bool routed = hop->outcome != OUTCOME_STACK;
+	if (!nat && !routed)
+		return 0;
+	__u32 diff = nat ? address_diff(&p->tuple, to, 0) : 0;
+	int error = p->ipv6 ? write_ipv6(skb, to, routed) : write_ipv4(skb, to, routed, diff);
+	if (!error && routed)
+		error = write_macs(skb, hop);
+	if (error || !nat)
+		return error;
+	error = write_ports(skb, p, to);
+	return error ? error : write_l4_checksum(skb, p, diff, to);
+}

@@ -1,0 +1,11 @@
+/* Every map, one line each. Sizes, flags and pins belong to the control plane (ebpfnet/abi.py TABLES): compilation
+ * declares one entry, and the loader puts the real maps in their place. */
+BPF_TABLE("hash", struct frontend, struct service, services, 1);
+BPF_TABLE("hash", struct slot, struct backend, slots, 1);
+BPF_TABLE("hash", struct address, struct pod, pods, 1);
+BPF_TABLE("lru_hash", struct tuple, struct flow, flows, 1);
+BPF_TABLE("lru_hash", struct fragment, struct ports, fragments, 1);
+BPF_TABLE("percpu_array", __u32, struct counter, forwards, 1);
+BPF_TABLE("percpu_array", __u32, struct counter, drops, 1);
+BPF_TABLE("array", __u32, struct drop_sample, drop_samples, 1);
+BPF_TABLE("array", __u32, __u64, drop_sequence, 1);

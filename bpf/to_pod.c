@@ -1,0 +1,41 @@
+/* tc egress of a pod's host-side veth: what reaches a pod through the host's stack. Whatever from_pod or from_network
+ * delivered went past this hook. */
+
+int to_pod(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct flow *f = NULL;
+	int error = parse(skb, &p);
+
+	if (error == -DROP_UNSUPPORTED_ETHERTYPE || (!error && p.icmp == ICMP_KIND_NEIGHBOUR))
+		return pass(skb, HOOK_TO_POD); /* ARP and neighbour discovery of the node */
+	if (!error && p.fragment != FRAGMENT_NO)
+		error = follow_fragment(&p);
+	if (error)
+		return drop(skb, HOOK_TO_POD, error, &p.tuple);
+	if (p.icmp == ICMP_KIND_ERROR) {
+		error = translate_error(skb, &p, &f);
+		return error ? drop(skb, HOOK_TO_POD, error, &p.tuple) : pass(skb, HOOK_TO_POD);
+	}
+
+	__u64 now = bpf_ktime_get_coarse_ns();
+	f = recall(&p, now);
+	if (f) {
+		track(f, &p, now);
+		struct hop stack = {};
+		return leave(skb, &p, HOOK_TO_POD, &f->to, f->flags & FLOW_NAT, &stack);
+	}
+	/* From a pod of this node: judged, translated and remembered at from_pod. */
+	struct address address = p.tuple.source;
+	if (pods.lookup(&address))
+		return pass(skb, HOOK_TO_POD);
+	struct flow new = { .to = p.tuple };
+	address = p.tuple.destination;
+	struct pod *pod = pods.lookup(&address);
+	if (pod) {
+		new.deliver = pod->wire;
+		if (!remember(&p, &new, now, &error))
+			return drop(skb, HOOK_TO_POD, error, &p.tuple);
+	}
+	return pass(skb, HOOK_TO_POD);
+}

@@ -1,0 +1,109 @@
+"""Put compiled programs into the kernel: maps patched in, ``BPF_PROG_LOAD``, verifier's log on refusal."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from ebpfnet.datapath.build import INSTRUCTION, Object
+from ebpfnet.datapath.build import Program as Code
+from ebpfnet.exits import LoadFailed
+from ebpfnet.maps.syscall import bpf, obj_pin
+
+BPF_PROG_LOAD = 5
+BPF_PROG_TYPE_SCHED_CLS = 3
+LOG_BYTES = 1 << 20
+LICENSE = b"GPL"
+
+
+class Descriptor(Protocol):
+    """Anything that holds a map's file descriptor."""
+
+    @property
+    def fd(self) -> int:
+        """The descriptor."""
+
+
+class _LoadAttributes(ctypes.Structure):
+    """The head of ``union bpf_attr`` for BPF_PROG_LOAD (include/uapi/linux/bpf.h)."""
+
+    _fields_ = (
+        ("prog_type", ctypes.c_uint32),
+        ("insn_cnt", ctypes.c_uint32),
+        ("insns", ctypes.c_uint64),
+        ("license", ctypes.c_uint64),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_uint64),
+        ("kern_version", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_name", ctypes.c_char * 16),
+    )
+
+
+class Program:
+    """A loaded program. ``close`` drops our reference; pins and attached filters keep the program alive."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        self.name = name
+        self.fd = fd
+
+    def pin(self, path: Path) -> None:
+        """Pin at ``path``, in place of what is pinned there; raises ``OSError``."""
+        temporary = path.with_name(f"{path.name}_new")
+        temporary.unlink(missing_ok=True)
+        obj_pin(self.fd, temporary)
+        temporary.rename(path)
+
+    def close(self) -> None:
+        """Close the descriptor; twice is no error."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _patched(code: Code, tables: Mapping[str, Descriptor]) -> bytearray:
+    instructions = bytearray(code.instructions)
+    for index, name in code.relocations:
+        start = index * INSTRUCTION + 4
+        instructions[start : start + 4] = tables[name].fd.to_bytes(4, "little")
+    return instructions
+
+
+def load_one(code: Code, tables: Mapping[str, Descriptor]) -> Program:
+    """Load one program over ``tables`` (every map it names); raises ``LoadFailed`` with the verifier's last words."""
+    instructions = (ctypes.c_char * len(code.instructions)).from_buffer(_patched(code, tables))
+    license_text = ctypes.create_string_buffer(LICENSE)
+    attributes = _LoadAttributes(
+        prog_type=BPF_PROG_TYPE_SCHED_CLS,
+        insn_cnt=len(code.instructions) // INSTRUCTION,
+        insns=ctypes.addressof(instructions),
+        license=ctypes.addressof(license_text),
+        prog_name=code.name.encode()[:15],
+    )
+    try:
+        return Program(code.name, bpf(BPF_PROG_LOAD, attributes))
+    except OSError as first:
+        log = ctypes.create_string_buffer(LOG_BYTES)
+        attributes.log_level, attributes.log_size, attributes.log_buf = 1, LOG_BYTES, ctypes.addressof(log)
+        try:
+            return Program(code.name, bpf(BPF_PROG_LOAD, attributes))
+        except OSError:
+            tail = "\n".join(log.value.decode(errors="replace").splitlines()[-20:])
+            raise LoadFailed(f"load program {code.name}: {first.strerror}\n{tail}") from first
+
+
+def load(compiled: Object, tables: Mapping[str, Descriptor]) -> dict[str, Program]:
+    """Load every program; on an error none stays. Raises ``LoadFailed``."""
+    programs: dict[str, Program] = {}
+    try:
+        for code in compiled.programs:
+            programs[code.name] = load_one(code, tables)
+    except Exception:
+        for program in programs.values():
+            program.close()
+        raise
+    return programs
