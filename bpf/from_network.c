@@ -47,7 +47,8 @@ int from_network(struct __sk_buff *skb)
 			return drop(skb, HOOK_FROM_NETWORK, error, &p.tuple);
 	} else if (f->from.ifindex) { /* a pod of this node as source, from outside */
 		return drop(skb, HOOK_FROM_NETWORK, -DROP_SPOOFED_ADDRESS, &p.tuple);
+	} else {
+		track(f, &p, now);
 	}
-	track(f, &p, now);
 	return deliver(skb, &p, HOOK_FROM_NETWORK, &f->to, f->flags & FLOW_NAT, &f->deliver);
 }

@@ -123,7 +123,8 @@ int from_pod(struct __sk_buff *skb)
 		return drop(skb, HOOK_FROM_POD, -DROP_SPOOFED_ADDRESS, &p.tuple);
 	} else if (!same_mac(f->from.mac, p.mac)) {
 		return drop(skb, HOOK_FROM_POD, -DROP_SPOOFED_MAC, &p.tuple);
+	} else {
+		track(f, &p, now);
 	}
-	track(f, &p, now);
 	return deliver(skb, &p, HOOK_FROM_POD, &f->to, f->flags & FLOW_NAT, &f->deliver);
 }

@@ -7,8 +7,10 @@ int to_pod(struct __sk_buff *skb)
 	struct flow *f = NULL;
 	int error = parse(skb, &p);
 
-	if (error == -DROP_UNSUPPORTED_ETHERTYPE || (!error && p.icmp == ICMP_KIND_NEIGHBOUR))
-		return pass(skb, HOOK_TO_POD); /* ARP and neighbour discovery of the node */
+	/* ARP, neighbour discovery, listener queries, redirects: the node as the pod's router */
+	if (error == -DROP_UNSUPPORTED_ETHERTYPE || error == -DROP_UNSUPPORTED_ICMP ||
+	    (!error && p.icmp == ICMP_KIND_NEIGHBOUR))
+		return pass(skb, HOOK_TO_POD);
 	if (!error && p.fragment != FRAGMENT_NO)
 		error = follow_fragment(&p);
 	if (error)

@@ -13,11 +13,24 @@ static __always_inline __u64 flow_timeout(__u8 protocol, __u8 state)
 	return (state == FLOW_NEW ? TIMEOUT_DATAGRAM_NEW_S : TIMEOUT_DATAGRAM_ESTABLISHED_S) * SECOND;
 }
 
+/* Nanoseconds since the last packet; never negative, though another CPU may have been here a tick later than `now`. */
+static __always_inline __u64 idle_ns(const struct flow *f, __u64 now)
+{
+	__s64 idle = now - f->seen_ns;
+	return idle > 0 ? idle : 0;
+}
+
+static __always_inline bool flow_over(const struct flow *f, __u8 protocol, __u64 now)
+{
+	__u64 idle = idle_ns(f, now);
+	return idle > SECOND && idle > flow_timeout(protocol, f->state);
+}
+
 /* May a packet still use this entry? Not when it has timed out, and not when a client opens a new connection from
  * the same port after closing the last (RFC 9293 §3.6.1): that one chooses its backend anew. */
 static __always_inline bool flow_alive(const struct flow *f, const struct packet *p, __u64 now)
 {
-	if (now - f->seen_ns > SECOND && now - f->seen_ns > flow_timeout(p->tuple.protocol, f->state))
+	if (flow_over(f, p->tuple.protocol, now))
 		return false;
 	bool opens = p->tuple.protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	return !(opens && f->state == FLOW_CLOSING && !(f->flags & FLOW_REPLY));
@@ -53,7 +66,7 @@ static __always_inline void mirror(struct flow *to, const struct flow *f, const 
 static __always_inline void track(struct flow *f, const struct packet *p, __u64 now)
 {
 	__u8 flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
-	if (now - f->seen_ns < SECOND && !flags && !(f->state == FLOW_NEW && (f->flags & FLOW_REPLY)))
+	if (idle_ns(f, now) < SECOND && !flags && !(f->state == FLOW_NEW && (f->flags & FLOW_REPLY)))
 		return;
 	struct tuple other_key;
 	reverse(&other_key, &f->to);
@@ -84,9 +97,7 @@ static __always_inline int claim_reply(const struct tuple *key, struct flow *for
 		struct flow *held = flows.lookup(&reply_key);
 		if (!held)
 			return -DROP_FLOW_TABLE;
-		bool over = held->state == FLOW_CLOSING ||
-			    now - held->seen_ns > flow_timeout(key->protocol, held->state);
-		if (over || same_tuple(&held->to, &back->to)) {
+		if (held->state == FLOW_CLOSING || flow_over(held, key->protocol, now) || same_tuple(&held->to, &back->to)) {
 			flows.update(&reply_key, back);
 			return 0;
 		}
