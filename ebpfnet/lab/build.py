@@ -1,0 +1,73 @@
+"""From one plan to another: what is only in the old one goes, what is only in the new one comes.
+
+Bringing a lab up is the way from the empty plan, and following edited manifests is the same way from the last plan;
+there is no second way to build anything.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+from ebpfnet.lab import agents, echoes, wires
+from ebpfnet.lab.state import VERSION, Options, Places, State, save
+from ebpfnet.lab.topology import Plan
+
+Say = Callable[[str], None]
+
+
+def move(places: Places, options: Options, have: Plan, want: Plan, deadline: float, say: Say) -> None:
+    """Make the lab what ``want`` says, given that it is what ``have`` says; the state on disk goes along."""
+    save(places, State(VERSION, False, options, _both(have, want)))
+    _remove(places, have, want, say)
+    if not have.nodes:
+        wires.build_uplink(want, options.uplink_mtu)
+    _add_nodes(places, options, have, want, say)
+    new = [pod for pod in want.pods if pod not in have.pods]
+    for pod in new:
+        wires.build_pod(want, pod)
+    if new:
+        say(f"{_count(len(new), 'pod')} wired")
+        echoes.start(places, new, deadline)
+        say("echo servers answer")
+    if options.agents:
+        agents.wait_ready(places, want, deadline, say)
+    save(places, State(VERSION, True, options, want))
+
+
+def _remove(places: Places, have: Plan, want: Plan, say: Say) -> None:
+    old_pods = [pod for pod in have.pods if pod not in want.pods]
+    old_nodes = [node for node in have.nodes if node not in want.nodes]
+    echoes.stop(places, old_pods)
+    for pod in old_pods:
+        wires.remove_pod(pod)
+        say(f"pod {pod.full_name} removed")
+    agents.stop(places, [node.name for node in old_nodes])
+    for node in old_nodes:
+        wires.remove_node(node)
+        shutil.rmtree(places.pins(node.name), ignore_errors=True)
+        shutil.rmtree(places.run(node.name), ignore_errors=True)
+        say(f"node {node.name} removed")
+
+
+def _add_nodes(places: Places, options: Options, have: Plan, want: Plan, say: Say) -> None:
+    new = [node for node in want.nodes if node not in have.nodes]
+    for node in new:
+        wires.build_node(want, node, options.uplink_mtu)
+        say(f"node {node.name} is there ({', '.join(node.addresses)})")
+    for node in want.nodes:
+        wires.set_routes(want, node, have)
+    if options.agents:
+        for node in new:
+            agents.start(places, node, options)
+
+
+def _both(have: Plan, want: Plan) -> Plan:
+    """Return a plan that names everything of both, so that a crash in between leaves nothing unnamed."""
+    nodes = dict.fromkeys((*have.nodes, *want.nodes))
+    pods = dict.fromkeys((*have.pods, *want.pods))
+    return Plan(want.lab, want.uplink_netns, tuple(nodes), tuple(pods))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,297 @@
+"""A lab, for Python: bring it up, work inside its pods and nodes, take it down."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from ebpfnet.exits import EbpfnetError
+from ebpfnet.lab import agents, build, folder, namespace, processes, state, topology, wires
+from ebpfnet.lab.state import UPLINK_MTU, Options, Places, State
+from ebpfnet.lab.topology import NodePlan
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+TIMEOUT = 60.0
+
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def silent(_text: str) -> None:
+    """Say nothing."""
+
+
+class LabMismatchError(EbpfnetError):
+    """The lab is up, but was asked for differently."""
+
+    exit_code = 2
+
+
+class NotInLabError(EbpfnetError):
+    """The lab has no such pod or node."""
+
+    exit_code = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """A place to work in: the network namespace of a pod or of a node."""
+
+    name: str
+    netns: str
+    addresses: tuple[str, ...]
+
+    @property
+    def v4(self) -> str:
+        """The first IPv4 address."""
+        return next(address for address in self.addresses if ":" not in address)
+
+    @property
+    def v6(self) -> str:
+        """The first IPv6 address."""
+        return next(address for address in self.addresses if ":" in address)
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """Return the command line that runs a command here."""
+        return processes.enter(self.netns, command)
+
+    def exec(self, *command: str, timeout: float | None = 30.0) -> subprocess.CompletedProcess[str]:
+        """Run a command here; its output is captured as text."""
+        return subprocess.run(self.command(command), capture_output=True, text=True, timeout=timeout, check=False)
+
+    def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function here, in a thread of its own, and return what it returns."""
+        return namespace.run(self.netns, lambda: function(*arguments))
+
+    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """Return a socket that belongs here, to use anywhere in this process."""
+        return self.run(socket.socket, family, kind, protocol)
+
+
+class Lab:
+    """A lab that is up. As a context manager it is taken down at the end."""
+
+    def __init__(self, name: str) -> None:
+        self.places = Places(name)
+        self._state = state.load(name)
+
+    @classmethod
+    def up(
+        cls,
+        name: str,
+        manifests: Path | None = None,
+        *,
+        agents: bool | None = None,
+        uplink_mtu: int | None = None,
+        agent_arguments: Sequence[str] = (),
+        timeout: float = TIMEOUT,
+        say: Say = silent,
+    ) -> Self:
+        """Bring a lab up, or make one that is up follow the manifests; what fails leaves nothing of a new lab behind.
+
+        ``manifests`` is a file or folder, copied into the lab; None means the packaged demo for a new lab, and the
+        lab's own folder for one that is up. ``agents=False`` leaves pods with plain kernel routing.
+        """
+        places = Places(topology.empty(name).lab)
+        deadline = time.monotonic() + timeout
+        with state.locked(places):
+            old = _load(name)
+            if old is not None and old.settled:
+                _check_same(name, old.options, agents=agents, uplink_mtu=uplink_mtu)
+                _follow(places, old, manifests, deadline, say)
+            else:
+                options = Options(agents is not False, uplink_mtu or UPLINK_MTU, tuple(agent_arguments))
+                _build(places, options, manifests or folder.DEMO, deadline, say)
+            return cls(name)
+
+    def sync(self, timeout: float = TIMEOUT, say: Say = silent) -> None:
+        """Give wires and echo servers to what was added to the lab's manifests, and take those of what is gone."""
+        with state.locked(self.places):
+            old = state.load(self.places.name)
+            if not old.settled:
+                raise LabMismatchError(f"lab {old.plan.lab!r} was left half changed; `ebpfnet lab up` builds it anew")
+            _follow(self.places, old, None, time.monotonic() + timeout, say)
+            self._state = state.load(self.places.name)
+
+    def down(self) -> None:
+        """Take the lab down."""
+        down(self.places.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
+
+    @property
+    def name(self) -> str:
+        """The lab's name."""
+        return self.places.name
+
+    @property
+    def plan(self) -> topology.Plan:
+        """What the lab consists of."""
+        return self._state.plan
+
+    @property
+    def options(self) -> Options:
+        """How the lab was asked for."""
+        return self._state.options
+
+    @property
+    def manifests(self) -> Path:
+        """The folder of manifests that the agents follow."""
+        return self.places.manifests
+
+    def pod(self, full_name: str) -> Inside:
+        """Return the pod NAMESPACE/NAME (or NAME, in ``default``)."""
+        found = self.plan.pod(full_name)
+        if found is None:
+            known = ", ".join(pod.full_name for pod in self.plan.pods) or "none"
+            raise NotInLabError(f"lab {self.name!r} has no pod {full_name!r} (pods: {known})")
+        return Inside(found.full_name, found.netns, found.addresses)
+
+    def node(self, name: str) -> Inside:
+        """Return the node of that name."""
+        found = self._node(name)
+        return Inside(found.name, found.netns, found.addresses)
+
+    def run_in(self, pod: str, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function inside a pod's network namespace, in a thread of its own, and return what it returns."""
+        return self.pod(pod).run(function, *arguments)
+
+    def pins(self, node: str) -> Path:
+        """Return the folder of a node's pinned programs and maps."""
+        return self.places.pins(self._node(node).name)
+
+    def agent_status(self, node: str) -> dict[str, Any] | None:
+        """Return what a node's agent says about itself, None when it does not answer."""
+        return agents.ask(self.places, self._node(node).name, "status")
+
+    def agent_process(self, node: str) -> processes.Process | None:
+        """Return the process of a node's agent, None when there is none (any more)."""
+        found = processes.recorded(agents.record(self.places, self._node(node).name))
+        return found if found is not None and found.alive() else None
+
+    def kill_agent(self, node: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a node's agent and wait until it is gone."""
+        process = self.agent_process(node)
+        if process is not None:
+            process.signal(number)
+            processes.wait_gone([process], 10.0)
+
+    def start_agent(self, node: str) -> None:
+        """Start a node's agent again; does not wait for it."""
+        if self.agent_process(node) is None:
+            agents.start(self.places, self._node(node), self.options)
+
+    def restart_agent(self, node: str, timeout: float = TIMEOUT) -> None:
+        """Stop a node's agent, start it again, and wait until it is ready."""
+        agents.stop(self.places, [self._node(node).name])
+        self.start_agent(node)
+        self.wait_synced(timeout)
+
+    def wait_synced(self, timeout: float = TIMEOUT) -> None:
+        """Wait until every agent has written everything it knows."""
+        agents.wait_ready(self.places, self.plan, time.monotonic() + timeout, silent)
+
+    def _node(self, name: str) -> NodePlan:
+        found = self.plan.node(name)
+        if found is None:
+            known = ", ".join(node.name for node in self.plan.nodes)
+            raise NotInLabError(f"lab {self.name!r} has no node {name!r} (nodes: {known})")
+        return found
+
+
+def down(name: str) -> bool:
+    """Remove every trace of a lab, however far it got; returns whether there was any."""
+    places = Places(topology.empty(name).lab)
+    if not places.root.exists():
+        return False
+    with state.locked(places), _uninterrupted():
+        _remove(places)
+    return True
+
+
+def _remove(places: Places) -> None:
+    _dismantle(places)
+    places.remove()
+
+
+def _dismantle(places: Places) -> None:
+    processes.stop(processes.all_recorded(places.processes))
+    found = _load(places.name)
+    if found is not None:
+        for pod in found.plan.pods:
+            wires.remove_pod(pod)
+        for node in found.plan.nodes:
+            wires.remove_node(node)
+        wires.remove_uplink(found.plan)
+
+
+def _build(places: Places, options: Options, manifests: Path, deadline: float, say: Say) -> None:
+    """Build a lab from nothing; remains of one that was interrupted go first."""
+    try:
+        wanted = folder.read(places.name, manifests)
+        _remove_contents(places)
+        places.create()
+        folder.copy(manifests, places.manifests)
+        for warning in wanted.warnings:
+            say(f"warning: {warning}")
+        build.move(places, options, topology.empty(places.name), wanted.plan, deadline, say)
+    except BaseException:
+        say("taking the lab down again")
+        with _uninterrupted():
+            _remove(places)
+        raise
+
+
+def _remove_contents(places: Places) -> None:
+    """Remove what an interrupted lab left, but keep the folder that the lock is on."""
+    _dismantle(places)
+    places.clear()
+
+
+def _follow(places: Places, old: State, manifests: Path | None, deadline: float, say: Say) -> None:
+    wanted = folder.read(places.name, manifests or places.manifests)
+    if manifests is not None:
+        folder.copy(manifests, places.manifests)
+    for warning in wanted.warnings:
+        say(f"warning: {warning}")
+    build.move(places, old.options, old.plan, wanted.plan, deadline, say)
+
+
+def _load(name: str) -> State | None:
+    try:
+        return state.load(name)
+    except state.NoSuchLabError:
+        return None
+
+
+def _check_same(name: str, options: Options, *, agents: bool | None, uplink_mtu: int | None) -> None:
+    if uplink_mtu not in (None, options.uplink_mtu) or agents not in (None, options.agents):
+        how = f"uplink MTU {options.uplink_mtu} and {'' if options.agents else 'no '}agents"
+        raise LabMismatchError(f"lab {name!r} is up with {how}; take it down first")
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C and friends until the clean-up is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,74 @@
+"""The manifests of a lab: copied into its folder, read from there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebpfnet.exits import EbpfnetError
+from ebpfnet.lab import topology
+from ebpfnet.model.facts import Kind, Node, Pod, Problem, Refused, Upsert
+from ebpfnet.watch import manifests
+
+DEMO = Path(__file__).parent / "demo"
+"""Packaged manifests: two dual-stack nodes, six pods, a handful of services."""
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class ManifestsError(EbpfnetError):
+    """The manifests can't be used as a lab's cluster."""
+
+    exit_code = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a lab needs to know of its manifests; ``warnings`` are what the agents will also complain about."""
+
+    plan: topology.Plan
+    warnings: tuple[Problem, ...]
+
+
+def read(lab: str, source: Path) -> Contents:
+    """Read a file or folder; raises ``ManifestsError`` or ``TopologyError``, naming object and field."""
+    if not source.exists():
+        raise ManifestsError(f"{source}: no such file or folder")
+    nodes: list[Node] = []
+    pods: list[Pod] = []
+    warnings: list[Problem] = []
+    for change in manifests.read([source]):
+        match change:
+            case Upsert(Node() as node):
+                nodes.append(node)
+            case Upsert(Pod() as pod):
+                pods.append(pod)
+            case Refused(problem, partial):
+                if problem.ref.kind in (Kind.NODE, Kind.POD) and not partial:
+                    raise ManifestsError(str(problem))
+                warnings.append(problem)
+            case _:
+                pass
+    return Contents(topology.plan(lab, nodes, pods), tuple(warnings))
+
+
+def copy(source: Path, target: Path) -> None:
+    """Make ``target`` hold the manifests of ``source`` (a file or a folder) and nothing else."""
+    files = sorted(_manifests(source)) if source.is_dir() else [source]
+    root = source if source.is_dir() else source.parent
+    wanted = {file.relative_to(root) for file in files}
+    for old in _manifests(target):
+        if old.relative_to(target) not in wanted:
+            old.unlink()
+    for relative in sorted(wanted):
+        place = target / relative
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = place.with_name(f".{place.name}.{os.getpid()}")
+        shutil.copyfile(root / relative, draft)
+        draft.replace(place)
+
+
+def _manifests(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.suffix in _SUFFIXES and not path.name.startswith(".")]

@@ -1,0 +1,123 @@
+"""Processes of a lab: started inside a network namespace, recorded by themselves, stopped by record.
+
+A process writes its own /proc/PID/stat line to its record before it becomes the command, so there is no moment in
+which it runs unrecorded. A record is believed only while the start time still fits: a pid that was used again is not
+ours, and is never signalled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ebpfnet.lab import namespace
+
+_RECORD_AND_BECOME = 'read -r line < /proc/$$/stat && printf "%s\\n" "$line" > "$0" && exec "$@"'
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process that was started: ``start_time`` in clock ticks since boot."""
+
+    record: Path
+    pid: int
+    start_time: int
+
+    def alive(self) -> bool:
+        """Say whether it still runs (a zombie does not)."""
+        stat = _read_stat(Path(f"/proc/{self.pid}/stat"))
+        return stat is not None and stat[1] == self.start_time and stat[2] not in ("Z", "X")
+
+    def signal(self, number: int) -> None:
+        """Send a signal, if it still runs."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if self.alive():
+                signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(descriptor)
+
+
+def enter(netns: str, command: Sequence[str]) -> list[str]:
+    """Return the command line that runs a command in a network namespace, and in nothing else of it."""
+    return ["nsenter", f"--net={namespace.path(netns)}", *command]
+
+
+def start(
+    netns: str, command: Sequence[str], record: Path, log: BinaryIO, keep: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a process in a network namespace, in a session of its own; ``keep`` are descriptors it inherits."""
+    return subprocess.Popen(
+        enter(netns, ["/bin/sh", "-c", _RECORD_AND_BECOME, str(record), *command]),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        cwd="/",
+        start_new_session=True,
+        pass_fds=tuple(keep),
+    )
+
+
+def recorded(record: Path) -> Process | None:
+    """Return the process of a record, running or not."""
+    stat = _read_stat(record)
+    return None if stat is None else Process(record, stat[0], stat[1])
+
+
+def all_recorded(folder: Path) -> list[Process]:
+    """Return the processes of a folder of records."""
+    if not folder.is_dir():
+        return []
+    return [process for path in sorted(folder.iterdir()) if (process := recorded(path)) is not None]
+
+
+def stop(processes: Iterable[Process], grace: float = 3.0) -> None:
+    """End processes: SIGTERM, after ``grace`` seconds SIGKILL; wait until they are gone, and forget them."""
+    gone = list(processes)
+    for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+        for process in gone:
+            process.signal(number)
+        wait_gone(gone, seconds)
+    for process in gone:
+        if not process.alive():
+            process.record.unlink(missing_ok=True)
+
+
+def wait_gone(processes: Iterable[Process], seconds: float) -> None:
+    """Wait until none of them runs, at most so long."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        try:
+            descriptor = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            continue
+        try:
+            while process.alive() and (left := deadline - time.monotonic()) > 0:
+                select.select([descriptor], [], [], left)
+        finally:
+            os.close(descriptor)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
+
+
+def _read_stat(path: Path) -> tuple[int, int, str] | None:
+    """Return pid, start time and state of a /proc/PID/stat line (proc(5): fields 1, 22 and 3)."""
+    try:
+        text = path.read_text()
+        fields = text.rpartition(")")[2].split()
+        return int(text.split(" ", 1)[0]), int(fields[19]), fields[0]
+    except (OSError, ValueError, IndexError):
+        return None

@@ -1,0 +1,236 @@
+"""What a lab consists of: a pure function of the nodes and pods in the manifests.
+
+Names, MAC addresses and routes are functions of the lab's and the object's names alone, so the same manifests always
+give the same lab, and two plans can be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ebpfnet.exits import EbpfnetError
+from ebpfnet.model.facts import IPAddress, IPNetwork, Node, Pod, Ref
+
+UPLINK = "uplink"
+"""Name of a node's interface to the other nodes."""
+
+
+class TopologyError(EbpfnetError):
+    """The manifests describe no cluster that can be wired; the text names the object and the field."""
+
+    exit_code = 9
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """A node: its network namespace and its end of the uplink network."""
+
+    name: str
+    netns: str
+    addresses: tuple[str, ...]
+    pod_cidrs: tuple[str, ...]
+    mac: str
+    bridge_port: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlan:
+    """A pod: its network namespace and its wire. With the host's network it has neither, ``netns`` is the node's."""
+
+    namespace: str
+    name: str
+    node: str
+    netns: str
+    addresses: tuple[str, ...]
+    ports: tuple[tuple[int, int], ...]
+    host_network: bool
+    host_interface: str
+    host_mac: str
+    mac: str
+
+    @property
+    def full_name(self) -> str:
+        """NAMESPACE/NAME."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def alias(self) -> str:
+        """What the host side's ifalias says, by which the node's agent knows whose wire it is."""
+        return f"ebpfnet pod={self.full_name} mac={self.mac}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """On a node: what to reach through which other node's address."""
+
+    destination: str
+    via: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole lab."""
+
+    lab: str
+    uplink_netns: str
+    nodes: tuple[NodePlan, ...] = ()
+    pods: tuple[PodPlan, ...] = ()
+
+    def node(self, name: str) -> NodePlan | None:
+        """Return the node of that name."""
+        return next((node for node in self.nodes if node.name == name), None)
+
+    def pod(self, full_name: str) -> PodPlan | None:
+        """Return the pod NAMESPACE/NAME; a bare name is looked for in ``default``."""
+        wanted = full_name if "/" in full_name else f"default/{full_name}"
+        return next((pod for pod in self.pods if pod.full_name == wanted), None)
+
+    def pods_of(self, node: str) -> tuple[PodPlan, ...]:
+        """Return the pods of a node."""
+        return tuple(pod for pod in self.pods if pod.node == node)
+
+
+def empty(lab: str) -> Plan:
+    """Return the plan of a lab with no node: what there is before anything is built."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", lab):
+        raise TopologyError(f"lab name {lab!r}: at most 40 letters a-z, digits and dashes, no dash at either end")
+    return Plan(lab, _netns(lab, "uplink"))
+
+
+def plan(lab: str, nodes: Iterable[Node], pods: Iterable[Pod]) -> Plan:
+    """Return the plan for nodes and pods; raises ``TopologyError``."""
+    bare = empty(lab)
+    node_plans = tuple(_node_plan(lab, node) for node in sorted(nodes, key=lambda node: node.ref))
+    if not node_plans:
+        raise TopologyError("the manifests contain no Node")
+    by_name = {node.name: node for node in node_plans}
+    pod_plans = tuple(_pod_plan(lab, pod, by_name) for pod in sorted(pods, key=lambda pod: pod.ref))
+    result = Plan(lab, bare.uplink_netns, node_plans, pod_plans)
+    _check_unique(result)
+    _check_families(result)
+    return result
+
+
+def routes(whole: Plan, node: NodePlan) -> tuple[Route, ...]:
+    """Return a node's routes to the pods of all other nodes.
+
+    Pods outside of their node's podCIDRs (an address manager that does not use them) get a route each.
+    """
+    result: list[Route] = []
+    for other in whole.nodes:
+        if other.name == node.name:
+            continue
+        blocks = [ipaddress.ip_network(block) for block in other.pod_cidrs]
+        singles = [
+            ipaddress.ip_network(address)
+            for pod in whole.pods_of(other.name)
+            if not pod.host_network
+            for address in pod.addresses
+            if not _inside(ipaddress.ip_address(address), blocks)
+        ]
+        for block in (*blocks, *singles):
+            via = _first(other.addresses, block.version)
+            if via is not None:
+                result.append(Route(str(block), via))
+    return tuple(result)
+
+
+def _node_plan(lab: str, node: Node) -> NodePlan:
+    name = node.ref.name
+    _check_name(node.ref)
+    if not node.addresses:
+        raise TopologyError(f"{node.ref}: status.addresses: no InternalIP; the lab assigns none")
+    return NodePlan(
+        name,
+        _netns(lab, f"node {name}"),
+        tuple(map(str, node.addresses)),
+        tuple(map(str, node.pod_cidrs)),
+        _mac(f"{lab} node {name}"),
+        "ebn" + _digest(f"node {name}", 5),
+    )
+
+
+def _pod_plan(lab: str, pod: Pod, nodes: dict[str, NodePlan]) -> PodPlan:
+    full_name = f"{pod.ref.namespace}/{pod.ref.name}"
+    _check_name(pod.ref)
+    if not pod.node:
+        raise TopologyError(f"{pod.ref}: spec.nodeName: missing; the lab has no scheduler")
+    if pod.node not in nodes:
+        raise TopologyError(f"{pod.ref}: spec.nodeName: no Node {pod.node} in the manifests")
+    if not pod.addresses and not pod.host_network:
+        raise TopologyError(f"{pod.ref}: status.podIPs: missing; the lab assigns no addresses")
+    return PodPlan(
+        pod.ref.namespace,
+        pod.ref.name,
+        pod.node,
+        nodes[pod.node].netns if pod.host_network else _netns(lab, f"pod {full_name}"),
+        tuple(map(str, pod.addresses)),
+        tuple(sorted({(port.protocol, port.port) for port in pod.ports})),
+        pod.host_network,
+        "" if pod.host_network else "ebn" + _digest(f"pod {full_name}", 5),
+        _mac(f"{lab} wire {full_name}"),
+        _mac(f"{lab} pod {full_name}"),
+    )
+
+
+def _check_name(ref: Ref) -> None:
+    """Refuse names that Kubernetes would refuse: they become names of files here."""
+    for field, text in (("metadata.name", ref.name), ("metadata.namespace", ref.namespace)):
+        if text and not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", text):
+            raise TopologyError(f"{ref}: {field}: not a DNS name: {text!r}")
+
+
+def _check_unique(whole: Plan) -> None:
+    """Refuse two owners of one address."""
+    owners: dict[str, str] = {}
+    claims = [(address, f"Node {node.name}", "status.addresses") for node in whole.nodes for address in node.addresses]
+    claims += [
+        (address, f"Pod {pod.full_name}", "status.podIPs")
+        for pod in whole.pods
+        if not pod.host_network
+        for address in pod.addresses
+    ]
+    for address, owner, field in claims:
+        if address in owners:
+            raise TopologyError(f"{owner}: {field}: {address} is also an address of {owners[address]}")
+        owners[address] = owner
+
+
+def _check_families(whole: Plan) -> None:
+    """Refuse a pod that the other nodes have no next hop to."""
+    if len(whole.nodes) < 2:
+        return
+    for pod in whole.pods:
+        node = whole.node(pod.node)
+        for address in pod.addresses:
+            version = ipaddress.ip_address(address).version
+            if node is not None and _first(node.addresses, version) is None:
+                raise TopologyError(
+                    f"Node {node.name}: status.addresses: no IPv{version} InternalIP to reach {address} "
+                    f"of Pod {pod.full_name} through"
+                )
+
+
+def _inside(address: IPAddress, blocks: Sequence[IPNetwork]) -> bool:
+    return any(address in block for block in blocks)
+
+
+def _first(addresses: Iterable[str], version: int) -> str | None:
+    return next((address for address in addresses if ipaddress.ip_address(address).version == version), None)
+
+
+def _netns(lab: str, what: str) -> str:
+    return f"ebn-{lab}-{_digest(what, 4)}"
+
+
+def _mac(text: str) -> str:
+    """Return a locally administered unicast address."""
+    return "02:" + ":".join(f"{byte:02x}" for byte in hashlib.blake2b(text.encode(), digest_size=5).digest())
+
+
+def _digest(text: str, size: int) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()

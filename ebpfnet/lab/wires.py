@@ -1,0 +1,264 @@
+"""Interfaces, addresses and routes of a lab, made with netlink.
+
+The uplink network is a bridge in a namespace of its own; each node has a veth into it, called ``uplink``. Nodes know
+each other by host routes, so node addresses need no common prefix. A pod has /32 and /128 addresses and one gateway,
+169.254.1.1 or fe80::1, whose MAC is set for good: a pod asks nobody for anything, and no address of it is ever
+announced. Checksum offload stays on, as on real machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from ebpfnet.lab import namespace
+from ebpfnet.lab.topology import UPLINK, NodePlan, Plan, PodPlan, Route, routes
+
+POD_INTERFACE = "eth0"
+GATEWAYS = {4: "169.254.1.1", 6: "fe80::1"}
+
+_BRIDGE = "bridge"
+_ETHERNET_MTU = 1500
+_SCOPE_LINK = 253
+_NUD_PERMANENT = 0x80
+_IFA_F_NODAD = 0x02
+_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+_SETTINGS_EVERYWHERE = {
+    "ipv4/conf/{}/rp_filter": "0",
+    "ipv4/conf/{}/send_redirects": "0",
+    "ipv4/conf/{}/accept_redirects": "0",
+    "ipv6/conf/{}/accept_dad": "0",
+    "ipv6/conf/{}/accept_ra": "0",
+    "ipv6/conf/{}/accept_redirects": "0",
+}
+_SETTINGS_NODE = {
+    "ipv4/ip_forward": "1",
+    "ipv6/conf/all/forwarding": "1",
+    "ipv6/conf/default/forwarding": "1",
+    # A lab is for looking at: every probe of a traceroute gets its answer.
+    "ipv4/icmp_ratelimit": "0",
+    "ipv6/icmp/ratelimit": "0",
+}
+
+
+def build_uplink(plan: Plan, mtu: int) -> None:
+    """Make the network between the nodes."""
+    namespace.create(plan.uplink_netns)
+
+    def build(ip: IPRoute) -> None:
+        _settings({})
+        ip.link("add", ifname=_BRIDGE, kind="bridge", br_mcast_snooping=0, br_forward_delay=0)
+        ip.link("set", index=_index(ip, _BRIDGE), mtu=mtu, state="up")
+
+    _within(plan.uplink_netns, build)
+
+
+def build_node(plan: Plan, node: NodePlan, mtu: int) -> None:
+    """Make a node's namespace and plug it into the uplink network."""
+    namespace.create(node.netns)
+
+    def prepare(ip: IPRoute) -> None:
+        _settings(_SETTINGS_NODE)
+        ip.link("set", index=_index(ip, "lo"), state="up")
+
+    def plug(ip: IPRoute) -> None:
+        peer = {"ifname": UPLINK, "net_ns_fd": node.netns, "address": node.mac, "mtu": mtu}
+        ip.link("add", ifname=node.bridge_port, kind="veth", mtu=mtu, peer=peer)
+        ip.link("set", index=_index(ip, node.bridge_port), master=_index(ip, _BRIDGE), state="up")
+
+    def address(ip: IPRoute) -> None:
+        uplink = _index(ip, UPLINK)
+        ip.link("set", index=uplink, state="up")
+        for each in node.addresses:
+            _add_address(ip, uplink, each)
+
+    _within(node.netns, prepare)
+    _within(plan.uplink_netns, plug)
+    _within(node.netns, address)
+
+
+def set_routes(plan: Plan, node: NodePlan, before: Plan) -> None:
+    """Give a node its routes to the other nodes and their pods, and take away those that ``before`` had."""
+    peers = {address for other in plan.nodes if other.name != node.name for address in other.addresses}
+    old_peers = {address for other in before.nodes if other.name != node.name for address in other.addresses}
+    want = set(routes(plan, node))
+    old = set(routes(before, node)) if before.node(node.name) == node else set()
+
+    def change(ip: IPRoute) -> None:
+        uplink = _index(ip, UPLINK)
+        for route in sorted(old - want, key=str):
+            if route.destination not in {each.destination for each in want}:
+                _remove_route(ip, route.destination, uplink)
+        for peer in sorted(old_peers - peers):
+            _remove_route(ip, peer, uplink)
+        for peer in sorted(peers):
+            _host_route(ip, uplink, peer)
+        for route in sorted(want, key=str):
+            _route_via(ip, uplink, route)
+
+    _within(node.netns, change)
+
+
+def build_pod(plan: Plan, pod: PodPlan) -> None:
+    """Make a pod's namespace and its wire to the node; the alias comes last, when all else is in place."""
+    node = plan.node(pod.node)
+    if pod.host_network or node is None:
+        return
+    namespace.create(pod.netns)
+
+    def settle(_: IPRoute) -> None:
+        _settings({})
+
+    def plug(ip: IPRoute) -> None:
+        peer = {"ifname": POD_INTERFACE, "net_ns_fd": pod.netns, "address": pod.mac, "mtu": _ETHERNET_MTU}
+        name = pod.host_interface
+        ip.link("add", ifname=name, kind="veth", address=pod.host_mac, mtu=_ETHERNET_MTU, peer=peer)
+        _quiet(name)
+        ip.link("set", index=_index(ip, name), state="up")
+
+    def connect(ip: IPRoute) -> None:
+        host = _index(ip, pod.host_interface)
+        for address in pod.addresses:
+            _neighbour(ip, host, address, pod.mac)
+            _host_route(ip, host, address)
+        ip.link("set", index=host, ifalias=pod.alias)
+
+    _within(pod.netns, settle)
+    _within(node.netns, plug)
+    _within(pod.netns, lambda ip: _inside_pod(ip, pod))
+    _within(node.netns, connect)
+
+
+def remove_pod(pod: PodPlan) -> None:
+    """Take a pod's wire and namespace away; what is gone already is no error."""
+    if pod.host_network:
+        return
+    _remove_link(pod.netns, POD_INTERFACE)
+    namespace.remove(pod.netns)
+
+
+def remove_node(node: NodePlan) -> None:
+    """Take a node's uplink and namespace away; what is gone already is no error."""
+    _remove_link(node.netns, UPLINK)
+    namespace.remove(node.netns)
+
+
+def remove_uplink(plan: Plan) -> None:
+    """Take the network between the nodes away; what is gone already is no error."""
+    _remove_link(plan.uplink_netns, _BRIDGE)
+    namespace.remove(plan.uplink_netns)
+
+
+def _inside_pod(ip: IPRoute, pod: PodPlan) -> None:
+    """Set up the pod's end: addresses, and one gateway for each family."""
+    _quiet(POD_INTERFACE)
+    link = _index(ip, POD_INTERFACE)
+    ip.link("set", index=_index(ip, "lo"), state="up")
+    ip.link("set", index=link, state="up")
+    for address in pod.addresses:
+        _add_address(ip, link, address)
+    for version in sorted({ipaddress.ip_address(address).version for address in pod.addresses}):
+        gateway = GATEWAYS[version]
+        _neighbour(ip, link, gateway, pod.host_mac)
+        if version == 4:
+            _host_route(ip, link, gateway)
+        ip.route("replace", family=_FAMILY[version], dst="default", gateway=gateway, oif=link)
+
+
+def _add_address(ip: IPRoute, link: int, address: str) -> None:
+    parsed = ipaddress.ip_address(address)
+    extra = {"flags": _IFA_F_NODAD} if parsed.version == 6 else {}
+    arguments = {"address": address, "prefixlen": parsed.max_prefixlen, "family": _FAMILY[parsed.version], **extra}
+    ip.addr("add", index=link, **arguments)
+
+
+def _host_route(ip: IPRoute, link: int, address: str) -> None:
+    parsed = ipaddress.ip_address(address)
+    extra = {"scope": _SCOPE_LINK} if parsed.version == 4 else {}
+    arguments = {"dst": f"{address}/{parsed.max_prefixlen}", "family": _FAMILY[parsed.version], **extra}
+    ip.route("replace", oif=link, **arguments)
+
+
+def _route_via(ip: IPRoute, link: int, route: Route) -> None:
+    family = _FAMILY[ipaddress.ip_network(route.destination).version]
+    ip.route("replace", family=family, dst=route.destination, gateway=route.via, oif=link)
+
+
+def _remove_route(ip: IPRoute, destination: str, link: int) -> None:
+    block = ipaddress.ip_network(destination)
+    with _tolerating(errno.ESRCH):
+        ip.route("del", family=_FAMILY[block.version], dst=str(block), oif=link)
+
+
+def _neighbour(ip: IPRoute, link: int, address: str, mac: str) -> None:
+    family = _FAMILY[ipaddress.ip_address(address).version]
+    ip.neigh("replace", family=family, dst=address, lladdr=mac, ifindex=link, state=_NUD_PERMANENT)
+
+
+def _remove_link(netns: str, interface: str) -> None:
+    def remove(ip: IPRoute) -> None:
+        for index in ip.link_lookup(ifname=interface):
+            with _tolerating(errno.ENODEV):
+                ip.link("del", index=index)
+
+    # A file without a namespace behind it (a crash between the two steps) gives EINVAL.
+    with contextlib.suppress(FileNotFoundError), _tolerating(errno.EINVAL):
+        _within(netns, remove)
+
+
+def _within(netns: str, function: Callable[[IPRoute], None]) -> None:
+    def call() -> None:
+        with IPRoute() as ip:
+            function(ip)
+
+    namespace.run(netns, call)
+
+
+def _settings(more: dict[str, str]) -> None:
+    """Write sysctls of the thread's namespace; before any interface is made, so that each starts with them."""
+    for key, value in more.items():
+        _write(key, value)
+    for key, value in _SETTINGS_EVERYWHERE.items():
+        for scope in ("all", "default"):
+            _write(key.format(scope), value)
+
+
+def _quiet(interface: str) -> None:
+    """Give an interface no link-local address: nothing is sent that the pod's owner did not ask for."""
+    _write(f"ipv6/conf/{interface}/addr_gen_mode", "1")
+
+
+def _write(key: str, value: str) -> None:
+    try:
+        Path("/proc/sys/net", key).write_text(value)
+    except FileNotFoundError:
+        if not key.startswith("ipv6/"):  # a kernel without IPv6 has none of these
+            raise
+
+
+def _index(ip: IPRoute, interface: str) -> int:
+    found = ip.link_lookup(ifname=interface)
+    if not found:
+        raise OSError(errno.ENODEV, f"interface {interface} is not there")
+    return int(found[0])
+
+
+@contextlib.contextmanager
+def _tolerating(number: int) -> Iterator[None]:
+    """Ignore one errno, of the kernel's or of netlink's."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code != number:
+            raise
+    except OSError as error:
+        if error.errno != number:
+            raise
