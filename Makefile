@@ -49,7 +49,7 @@ netns: setup ## real sockets between pods of a lab cluster
 	$(PYTEST) tests/netns $(ARGS)
 
 vm: setup ## prog and one netns test under Debian's kernels 6.1 and 6.12 (software emulation: minutes)
-	@.ci/setup.sh vm
+	@.ci/setup.sh run vm
 	@$(BIN)/python vm/run.py $(KERNEL)
 
 bench: setup ## figures against their bounds and rivals; writes build/bench.json
