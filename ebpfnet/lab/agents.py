@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -39,8 +36,7 @@ def start(places: Places, node: NodePlan, options: Options) -> None:
     run = places.run(node.name)
     run.mkdir(parents=True, exist_ok=True)
     with (run / "agent.log").open("ab") as log:
-        started = processes.start(node.netns, _command(places, node, options), record(places, node.name), log)
-    _reap(started)
+        processes.start(node.netns, _command(places, node, options), record(places, node.name), log)
 
 
 def stop(places: Places, nodes: Iterable[str]) -> None:
@@ -118,8 +114,3 @@ def _command(places: Places, node: NodePlan, options: Options) -> list[str]:
     }
     flags = [text for pair in settings.items() for text in pair]
     return [sys.executable, "-m", "ebpfnet", "agent", *flags, *options.agent_arguments]
-
-
-def _reap(started: subprocess.Popen[bytes]) -> None:
-    """Collect the process when it ends, so that it is never a zombie of ours."""
-    threading.Thread(target=started.wait, name=f"reap-{started.pid}-{os.getpid()}", daemon=True).start()

@@ -43,11 +43,10 @@ class NotInLabError(EbpfnetError):
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
-    """A place to work in: the network namespace of a pod or of a node."""
+class Addresses:
+    """Something that has addresses."""
 
     name: str
-    netns: str
     addresses: tuple[str, ...]
 
     @property
@@ -59,6 +58,17 @@ class Inside:
     def v6(self) -> str:
         """The first IPv6 address."""
         return next(address for address in self.addresses if ":" in address)
+
+    def of(self, family: int) -> str:
+        """Return the first address of a socket family."""
+        return self.v6 if family == socket.AF_INET6 else self.v4
+
+
+@dataclass(frozen=True, slots=True)
+class Inside(Addresses):
+    """A place to work in: the network namespace of a pod or of a node."""
+
+    netns: str
 
     def command(self, command: Sequence[str]) -> list[str]:
         """Return the command line that runs a command here."""
@@ -158,12 +168,20 @@ class Lab:
         if found is None:
             known = ", ".join(pod.full_name for pod in self.plan.pods) or "none"
             raise NotInLabError(f"lab {self.name!r} has no pod {full_name!r} (pods: {known})")
-        return Inside(found.full_name, found.netns, found.addresses)
+        return Inside(found.full_name, found.addresses, found.netns)
 
     def node(self, name: str) -> Inside:
         """Return the node of that name."""
         found = self._node(name)
-        return Inside(found.name, found.netns, found.addresses)
+        return Inside(found.name, found.addresses, found.netns)
+
+    def service(self, full_name: str) -> Addresses:
+        """Return the cluster IPs of the service NAMESPACE/NAME (or NAME, in ``default``), as the manifests now say."""
+        wanted = full_name if "/" in full_name else f"default/{full_name}"
+        found = folder.cluster_ips(self.manifests)
+        if wanted not in found:
+            raise NotInLabError(f"lab {self.name!r} has no service {wanted!r} (services: {', '.join(sorted(found))})")
+        return Addresses(wanted, found[wanted])
 
     def run_in(self, pod: str, function: Callable[..., T], *arguments: object) -> T:
         """Call a function inside a pod's network namespace, in a thread of its own, and return what it returns."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -63,13 +62,13 @@ def stop(places: Places, pods: Iterable[PodPlan]) -> None:
     processes.stop(process for process in found if process is not None)
 
 
-def _start_one(places: Places, pod: PodPlan, ready: int) -> subprocess.Popen[bytes]:
+def _start_one(places: Places, pod: PodPlan, ready: int) -> None:
     command = [sys.executable, "-I", "-S", str(_SCRIPT), "--pod", pod.full_name, "--ready", str(ready)]
     for protocol, port in pod.ports:
         if protocol in (_TCP, _UDP):
             command += ["--tcp" if protocol == _TCP else "--udp", str(port)]
     with _log(places, pod).open("wb") as log:
-        return processes.start(pod.netns, command, record(places, pod), log, keep=[ready])
+        processes.start(pod.netns, command, record(places, pod), log, keep=[ready])
 
 
 def _output(places: Places, pod: PodPlan) -> str:

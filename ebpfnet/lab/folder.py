@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from ebpfnet.exits import EbpfnetError
 from ebpfnet.lab import topology
-from ebpfnet.model.facts import Kind, Node, Pod, Problem, Refused, Upsert
+from ebpfnet.model.facts import Kind, Node, Pod, Problem, Refused, Service, Upsert
 from ebpfnet.watch import manifests
 
 DEMO = Path(__file__).parent / "demo"
@@ -52,6 +56,25 @@ def read(lab: str, source: Path) -> Contents:
             case _:
                 pass
     return Contents(topology.plan(lab, nodes, pods), tuple(warnings))
+
+
+def cluster_ips(source: Path) -> dict[str, tuple[str, ...]]:
+    """Return the addresses of the services in a file or folder, by NAMESPACE/NAME."""
+    return {
+        f"{service.ref.namespace}/{service.ref.name}": tuple(map(str, service.cluster_ips))
+        for change in manifests.read([source])
+        if isinstance(change, Upsert) and isinstance(service := change.fact, Service)
+    }
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change each object of a YAML file, and put the new file in the old one's place in one step."""
+    documents = [document for document in yaml.safe_load_all(path.read_text()) if document]
+    for document in documents:
+        change(document)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(yaml.safe_dump_all(documents, sort_keys=False))
+    draft.replace(path)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -7,11 +7,11 @@ ours, and is never signalled.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -56,11 +56,10 @@ def enter(netns: str, command: Sequence[str]) -> list[str]:
     return ["nsenter", f"--net={namespace.path(netns)}", *command]
 
 
-def start(
-    netns: str, command: Sequence[str], record: Path, log: BinaryIO, keep: Sequence[int] = ()
-) -> subprocess.Popen[bytes]:
+def start(netns: str, command: Sequence[str], record: Path, log: BinaryIO, keep: Sequence[int] = ()) -> None:
     """Start a process in a network namespace, in a session of its own; ``keep`` are descriptors it inherits."""
-    return subprocess.Popen(
+    record.unlink(missing_ok=True)
+    started = subprocess.Popen(
         enter(netns, ["/bin/sh", "-c", _RECORD_AND_BECOME, str(record), *command]),
         stdin=subprocess.DEVNULL,
         stdout=log,
@@ -69,6 +68,8 @@ def start(
         start_new_session=True,
         pass_fds=tuple(keep),
     )
+    # Collect it when it ends, so that it is never a zombie of ours.
+    threading.Thread(target=started.wait, daemon=True).start()
 
 
 def recorded(record: Path) -> Process | None:
@@ -109,8 +110,6 @@ def wait_gone(processes: Iterable[Process], seconds: float) -> None:
                 select.select([descriptor], [], [], left)
         finally:
             os.close(descriptor)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(process.pid, os.WNOHANG)
 
 
 def _read_stat(path: Path) -> tuple[int, int, str] | None:

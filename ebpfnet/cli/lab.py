@@ -1,0 +1,170 @@
+"""``ebpfnet lab``: a cluster in network namespaces on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ebpfnet.lab.cluster import Lab
+
+_name = click.option("--name", default="lab", show_default=True, metavar="NAME", help="Which lab.")
+_timeout = click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="Give up after so long.")
+
+
+@click.group()
+def lab() -> None:
+    """Run a cluster in network namespaces on this machine: try a change to your manifests with real traffic.
+
+    Each node is a namespace with an agent of its own, each pod a namespace with an echo server (TCP, UDP and HTTP on
+    the pod's containerPorts) that answers its name and the client it saw.
+    """
+
+
+@lab.command()
+@_name
+@click.option("-f", "--filename", type=click.Path(exists=True, path_type=Path), metavar="DIR",
+              help="Manifests, a file or a folder; without it a packaged demo of two nodes.")  # fmt: skip
+@click.option("--uplink-mtu", type=click.IntRange(1280, 65535), metavar="BYTES",
+              help="MTU between the nodes.  [default: 1500]")  # fmt: skip
+@click.option("--agents/--no-agents", default=None, help="Without agents pods have plain kernel routing, no services.")
+@_timeout
+def up(name: str, filename: Path | None, uplink_mtu: int | None, agents: bool | None, timeout: float) -> None:
+    """Bring a lab up, and wait until its agents are ready.
+
+    The manifests are copied into the lab. Edit the copies in the folder that is printed: agents follow them at once;
+    pods that come or go get or lose their wires with `ebpfnet lab sync`. A lab that is up is synced, with -f to the
+    manifests given. What fails, or is interrupted, is taken down again.
+    """
+    from ebpfnet.lab.cluster import Lab
+
+    _stop_like_ctrl_c()
+    found = Lab.up(name, filename, agents=agents, uplink_mtu=uplink_mtu, timeout=timeout, say=_say)
+    click.echo(f"lab {name} is up: {len(found.plan.nodes)} nodes, {len(found.plan.pods)} pods")
+    click.echo(f"manifests, edit them live: {found.manifests}")
+
+
+@lab.command()
+@_name
+@_timeout
+def sync(name: str, timeout: float) -> None:
+    """Follow nodes and pods that were added to, or removed from, the lab's manifests.
+
+    Services and endpoints need no sync: the agents see those by themselves.
+    """
+    from ebpfnet.lab.cluster import Lab
+
+    Lab(name).sync(timeout, say=_say)
+    click.echo(f"lab {name} is as its manifests say")
+
+
+@lab.command()
+@_name
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True,
+              help="How to print.")  # fmt: skip
+def status(name: str, output: str) -> None:
+    """Show a lab's nodes, pods and processes."""
+    from ebpfnet.lab.cluster import Lab
+    from ebpfnet.lab.report import report
+
+    document = report(Lab(name))
+    if output == "json":
+        click.echo(json.dumps(document, indent=2))
+    else:
+        _print_status(document)
+
+
+@lab.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@_name
+@click.option("--node", metavar="NODE", help="Run it on a node instead of in a pod.")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[POD] -- COMMAND...")
+def exec_(name: str, node: str | None, words: tuple[str, ...]) -> None:
+    """Run a command in the network of a pod (NAMESPACE/NAME, or NAME in `default`) or of a node.
+
+    Only the network is the pod's: files and processes are this machine's. For example:
+    `ebpfnet lab exec client -- curl -s http://10.96.0.10/`
+    """
+    from ebpfnet.lab.cluster import Lab
+
+    found = Lab(name)
+    place, command = _place_and_command(found, node, words)
+    line = place.command(command)
+    os.execvp(line[0], line)  # noqa: S606  # the command takes our place: terminal, signals and exit code are its own
+
+
+@lab.command()
+@_name
+def down(name: str) -> None:
+    """Take a lab down, whatever state it is in. One that is not there is no error."""
+    from ebpfnet.lab.cluster import down as take_down
+
+    click.echo(f"lab {name} is down" if take_down(name) else f"lab {name} was not up")
+
+
+@lab.command()
+@click.option("--name", default="demo", show_default=True, metavar="NAME", help="Name of the demo's own lab.")
+def demo(name: str) -> None:
+    """Show what ebpfnet does, with real traffic in a lab that is taken down at the end."""
+    from ebpfnet.lab.demo import run
+
+    _stop_like_ctrl_c()
+    run(name)
+
+
+def _place_and_command(found: Lab, node: str | None, words: tuple[str, ...]) -> tuple[Any, list[str]]:
+    rest = list(words)
+    place = found.node(node) if node is not None else found.pod(rest.pop(0))
+    if rest and rest[0] == "--":
+        rest.pop(0)
+    if not rest:
+        raise click.UsageError("no command given: `ebpfnet lab exec POD -- COMMAND...`")
+    return place, rest
+
+
+def _print_status(document: dict[str, Any]) -> None:
+    from tabulate import tabulate
+
+    nodes = [(node["name"], "\n".join(node["addresses"]), *_agent(node["agent"])) for node in document["nodes"]]
+    pods = [
+        (
+            f"{pod['namespace']}/{pod['name']}",
+            pod["node"],
+            "\n".join(pod["addresses"]),
+            pod["host_interface"] or "(node's network)",
+            pod["echo"] or "not running",
+        )
+        for pod in document["pods"]
+    ]
+    click.echo(f"lab {document['name']}, uplink MTU {document['uplink_mtu']}, manifests {document['manifests']}\n")
+    click.echo(tabulate(nodes, ["NODE", "ADDRESSES", "AGENT", "STATE", "PROBLEMS"], tablefmt="plain"))
+    click.echo()
+    click.echo(tabulate(pods, ["POD", "NODE", "ADDRESSES", "INTERFACE", "ECHO"], tablefmt="plain"))
+
+
+def _agent(agent: dict[str, Any]) -> tuple[str, str, str]:
+    """Return an agent's pid, state and number of problems, in words."""
+    if agent["pid"] is None:
+        return "-", "not running", "-"
+    if not agent["answers"]:
+        return str(agent["pid"]), "does not answer", "-"
+    pending = f"{agent['pending']} pending" if agent["pending"] else "synced"
+    return str(agent["pid"]), pending if agent["synced"] else "starting", str(agent["problems"])
+
+
+def _say(text: str) -> None:
+    click.echo(f"  {text}", err=True)
+
+
+def _stop_like_ctrl_c() -> None:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does: clean up, then end."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)

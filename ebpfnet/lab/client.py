@@ -1,0 +1,79 @@
+"""What a pod says to an echo server, and what it hears: each call is a connection of its own from inside the pod."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from ebpfnet.lab.cluster import Inside
+
+TIMEOUT = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Who answered, and whom the server saw."""
+
+    pod: str
+    client: str
+    protocol: str
+    bytes: int
+    pad: str = ""
+
+
+def tcp(place: Inside, address: str, port: int, request: bytes = b"hello\n", timeout: float = TIMEOUT) -> Answer:
+    """Connect, send a line, return the answer."""
+    with _connected(place, socket.SOCK_STREAM, address, port, timeout) as sock:
+        sock.sendall(request)
+        return parse(_line(sock))
+
+
+def http(place: Inside, address: str, port: int, path: str = "/", timeout: float = TIMEOUT) -> Answer:
+    """GET a path."""
+    host = f"[{address}]" if ":" in address else address
+    with _connected(place, socket.SOCK_STREAM, address, port, timeout) as sock:
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        with sock.makefile("rb") as stream:
+            head, _, body = stream.read().partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200 "):
+        raise ConnectionError(f"no HTTP answer: {head[:80]!r}")
+    return parse(body)
+
+
+def udp(place: Inside, address: str, port: int, request: bytes = b"hello", timeout: float = TIMEOUT) -> Answer:
+    """Send a datagram, return the answer; only an answer from that very address and port counts."""
+    with _connected(place, socket.SOCK_DGRAM, address, port, timeout) as sock:
+        sock.send(request)
+        return parse(sock.recv(65535))
+
+
+def family(address: str) -> int:
+    """Return the socket family of an address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def parse(raw: bytes) -> Answer:
+    """Read an echo server's answer."""
+    document: dict[str, Any] = json.loads(raw)
+    return Answer(**document)
+
+
+def _connected(place: Inside, kind: int, address: str, port: int, timeout: float) -> socket.socket:
+    sock = place.socket(family(address), kind)
+    sock.settimeout(timeout)
+    try:
+        sock.connect((address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _line(sock: socket.socket) -> bytes:
+    with sock.makefile("rb") as stream:
+        line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise ConnectionError("the connection ended before the answer did")
+    return line

@@ -1,0 +1,177 @@
+"""``ebpfnet lab demo``: a walk through what ebpfnet does, with real connections between pods of a lab cluster."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ebpfnet.lab import client, folder
+from ebpfnet.lab.client import Answer
+from ebpfnet.lab.cluster import Lab, down
+
+NAME = "demo"
+_CONNECTIONS = 150
+_BAR = 40
+_MOVE_SECONDS = 10.0
+
+_COLOURS = {"title": "1;36", "good": "32", "dim": "2"}
+
+
+def main() -> None:
+    """Run the demo; Ctrl-C takes the lab down first."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        run(NAME)
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; the lab is taken down")
+
+
+def run(name: str) -> None:
+    """Walk through everything in a lab of that name, which is taken down at the end."""
+    started = time.monotonic()
+    if down(name):
+        _tell("A lab was left over from an interrupted demo; it is gone now.")
+    _title("Two nodes, as network namespaces on this machine")
+    with Lab.up(name, folder.DEMO, say=_tell) as lab:
+        _tell(
+            f"up after {time.monotonic() - started:.1f} s: one agent per node, eBPF programs on every pod's interface"
+        )
+        for chapter in (_services, _refused, _hairpin, _tables, _edit, _restart):
+            chapter(lab)
+        _title("Taking everything down")
+    _tell(f"done in {time.monotonic() - started:.1f} s. Your turn: `ebpfnet lab up`, then `ebpfnet lab --help`.")
+
+
+def _services(lab: Lab) -> None:
+    """Show who answers behind a ClusterIP, and how the load spreads."""
+    caller, web, dns = lab.pod("client"), lab.service("web"), lab.service("dns")
+    _title("One client, one service, three backends on two nodes")
+    for address in web.addresses:
+        answer = client.http(caller, address, 80)
+        _tell(f"GET http://{_shown(address)}:80/  answered by {answer.pod}, which saw {answer.client}")
+    for address in dns.addresses:
+        answer = client.udp(caller, address, 53)
+        _tell(f"UDP {_shown(address)}:53  answered by {answer.pod}, which saw {answer.client}")
+    for address in web.addresses:
+        _tell(f"\n{_CONNECTIONS} connections to {_shown(address)}:80")
+        _spread(client.tcp(caller, address, 80) for _ in range(_CONNECTIONS))
+    _tell(f"\n{_CONNECTIONS} UDP clients to {_shown(dns.v4)}:53")
+    _spread(client.udp(caller, dns.v4, 53) for _ in range(_CONNECTIONS))
+
+
+def _refused(lab: Lab) -> None:
+    """Show that a service without endpoints says so at once."""
+    _title("A service without endpoints refuses, it does not time out")
+    caller, idle = lab.pod("client"), lab.service("idle")
+    for address in idle.addresses:
+        for call, port in ((client.tcp, 80), (client.udp, 53)):
+            began = time.monotonic()
+            try:
+                call(caller, address, port)
+                outcome = "answered?!"
+            except OSError as error:
+                outcome = error.strerror or type(error).__name__
+            took = (time.monotonic() - began) * 1000
+            _tell(f"{call.__name__.upper()} {_shown(address)}:{port}  {outcome} after {took:.1f} ms")
+
+
+def _hairpin(lab: Lab) -> None:
+    """Show a pod that reaches itself through its own service."""
+    _title("A pod calls its own service")
+    mirror = lab.pod("mirror")
+    for address in lab.service("mirror").addresses:
+        answer = client.http(mirror, address, 80)
+        _tell(f"{mirror.name} -> {_shown(address)}:80  answered by {answer.pod}, which saw {answer.client}")
+
+
+def _tables(lab: Lab) -> None:
+    """Show what the kernel holds, through the command line."""
+    _title("What the kernel of node-a holds")
+    for words in (("service", "list"), ("backend", "list"), ("pod", "list"), ("drop", "list")):
+        _command(lab, "node-a", *words)
+
+
+def _edit(lab: Lab) -> None:
+    """Take a backend away while the lab runs."""
+    _title("Editing a manifest while traffic flows")
+    caller, web = lab.pod("client"), lab.service("web")
+    path = lab.manifests / "web.yaml"
+    folder.edit(path, _without("web-c"))
+    edited = time.monotonic()
+    _tell(f"default/web-c taken out of {path}")
+    last = edited
+    while time.monotonic() - last < 0.3:
+        for address in web.addresses:
+            if client.tcp(caller, address, 80).pod == "default/web-c":
+                last = time.monotonic()
+        if last - edited > _MOVE_SECONDS:
+            raise TimeoutError("web-c still gets new connections")
+    _tell(f"its last new connection came {(last - edited) * 1000:.0f} ms after the edit; now:")
+    for address in web.addresses:
+        _spread(client.tcp(caller, address, 80) for _ in range(_CONNECTIONS))
+
+
+def _restart(lab: Lab) -> None:
+    """Show that connections do not need the agent."""
+    _title("kill -9 of the agent")
+    caller, web = lab.pod("client"), lab.service("web")
+    lab.kill_agent("node-a", signal.SIGKILL)
+    _tell(f"the agent of node-a is dead; {_CONNECTIONS} new connections without it:")
+    _spread(client.tcp(caller, web.v4, 80) for _ in range(_CONNECTIONS))
+    lab.restart_agent("node-a")
+    _tell("and back: it read the maps, found nothing to write, and follows the manifests again")
+
+
+def _without(pod: str) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        if document["kind"] == "EndpointSlice":
+            document["endpoints"] = [each for each in document["endpoints"] if each["targetRef"]["name"] != pod]
+
+    return change
+
+
+def _spread(answers: Iterable[Answer]) -> None:
+    """Print how answers spread over pods."""
+    counts = collections.Counter(answer.pod for answer in answers)
+    most = max(counts.values())
+    for pod, count in sorted(counts.items()):
+        bar = "█" * round(_BAR * count / most)
+        _tell(f"  {pod:<16} {_paint('good', bar)} {count}")
+
+
+def _command(lab: Lab, node: str, *words: str) -> None:
+    """Run ``ebpfnet WORDS`` for a node of the lab, and show it as a person would have typed it."""
+    line = [*words, "--lab", lab.name, "--node", node]
+    print(_paint("dim", f"\n  $ ebpfnet {' '.join(line)}"), flush=True)
+    done = subprocess.run([sys.executable, "-m", "ebpfnet", *line], capture_output=True, text=True, check=False)
+    for text in (done.stdout + done.stderr).splitlines():
+        _tell(text)
+
+
+def _shown(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _title(text: str) -> None:
+    print("\n" + _paint("title", f"== {text}"), flush=True)
+
+
+def _tell(text: str) -> None:
+    print("\n".join(f"  {line}" if line else "" for line in text.split("\n")), flush=True)
+
+
+def _paint(what: str, text: str) -> str:
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{_COLOURS[what]}m{text}\x1b[0m"
+
+
+if __name__ == "__main__":
+    main()
