@@ -50,7 +50,7 @@ netns: setup ## real sockets between pods of a lab cluster
 
 vm: setup ## prog and one netns test under Debian's kernels 6.1 and 6.12 (software emulation: minutes)
 	@.ci/setup.sh run vm
-	@$(BIN)/python vm/run.py $(KERNEL)
+	@$(BIN)/python -m vm.run $(KERNEL)
 
 bench: setup ## figures against their bounds and rivals; writes build/bench.json
 	@$(BIN)/python tests/bench/run.py $(BENCH)

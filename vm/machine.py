@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels import Kernel
+from vm.kernels import Kernel
 
 PROJECT = Path(__file__).resolve().parent.parent
 CPUS = 2

@@ -1,14 +1,13 @@
-"""Run the packet tests and a cluster test under other kernels: ``vm/run.py [SERIES …]``, all of them by default."""
+"""Run the packet tests and a cluster test under other kernels: ``python -m vm.run [SERIES …]``, by default all."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-import kernels
-import machine
+from vm import kernels, machine
 
-TESTS = ("tests/prog", "tests/netns/test_vm.py")
+TESTS = ("tests/prog", "tests/netns/test_services.py::test_tcp")
 TIMEOUT_S = 1200.0
 TAIL = 200
 """Lines shown of what a failed or lost machine printed last."""
@@ -34,7 +33,7 @@ def main() -> int:
     """Run, report, and return the exit status: 0 only when every kernel gave a result and every test passed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("series", nargs="*", default=list(kernels.SERIES), metavar="SERIES")
-    parser.add_argument("--tests", nargs="+", default=list(TESTS), help="arguments for pytest")
+    parser.add_argument("--tests", nargs=argparse.REMAINDER, default=list(TESTS), help="the rest is for pytest")
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="seconds for each machine")
     options = parser.parse_args()
     try:
