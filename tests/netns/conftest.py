@@ -1,0 +1,92 @@
+"""A lab cluster for the whole run, of a name that no other run uses; what a killed run left is removed first."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ebpfnet.lab import state
+from ebpfnet.lab.cluster import Inside, Lab, down
+from tests.netns import objects
+
+Wait = Callable[[Callable[[], object], float], None]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: network namespaces")
+    for name in state.names():
+        if (owner := re.fullmatch(r"t(\d+)-\w+", name)) and not Path(f"/proc/{owner[1]}").exists():
+            down(name)
+
+
+@pytest.fixture(scope="session")
+def manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the demo's objects and ours."""
+    return objects.write(tmp_path_factory.mktemp("manifests"))
+
+
+@pytest.fixture(scope="session")
+def lab(manifests: Path) -> Iterator[Lab]:
+    """Return the lab that all tests share: two nodes, dual stack."""
+    yield from _lab("main", manifests, None)
+
+
+@pytest.fixture(scope="module")
+def narrow(manifests: Path) -> Iterator[Lab]:
+    """Return a lab whose network between the nodes carries less than pods send."""
+    yield from _lab("narrow", manifests, 1400)
+
+
+@pytest.fixture
+def lab_name(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return the name of a lab of the test's own, which is down before and after."""
+    name = f"t{os.getpid()}-{abs(hash(request.node.name)) % 10**8}"
+    yield name
+    down(name)
+
+
+@pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])
+def family(request: pytest.FixtureRequest) -> int:
+    """Return the address family that the test uses."""
+    return int(request.param)
+
+
+@pytest.fixture(params=["near", "far"])
+def distance(request: pytest.FixtureRequest) -> str:
+    """Say whether the other pod is on the client's node."""
+    return str(request.param)
+
+
+@pytest.fixture
+def caller(lab: Lab) -> Inside:
+    """Return the pod that tests call from; it is on node-a."""
+    return lab.pod("client")
+
+
+@pytest.fixture(scope="session")
+def wait() -> Wait:
+    """Return a function that waits until a condition holds."""
+
+    def until(condition: Callable[[], object], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not so after {seconds} s: {condition}"
+            time.sleep(0.02)
+
+    return until
+
+
+def _lab(what: str, manifests: Path, uplink_mtu: int | None) -> Iterator[Lab]:
+    name = f"t{os.getpid()}-{what}"
+    try:
+        yield Lab.up(name, manifests, uplink_mtu=uplink_mtu)
+    finally:
+        down(name)
