@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,20 +47,23 @@ class Object:
     programs: tuple[Program, ...]
 
 
-def compiled(cache: Path | None = DEFAULT_CACHE, main: Path | None = None) -> Object:
+def compiled(
+    cache: Path | None = DEFAULT_CACHE, main: Path | None = None, programs: Sequence[str] = abi.PROGRAMS
+) -> Object:
     """Return the compiled datapath, from ``cache`` when it holds this very text (None: always compile).
 
-    Raises ``CompileFailed`` with the compiler's own messages, also when BCC is not installed.
+    ``main`` is another text than the datapath's, ``programs`` are the functions to take from it. Raises
+    ``CompileFailed`` with the compiler's own messages, also when BCC is not installed.
     """
     text = source.flatten(main or source.bpf_dir() / "ebpfnet.c")
-    key = hashlib.sha256(repr((text, FLAGS, platform.machine(), _bcc_version())).encode()).hexdigest()
+    key = hashlib.sha256(repr((text, tuple(programs), FLAGS, platform.machine(), _bcc_version())).encode()).hexdigest()
     path = cache / f"{key}.json" if cache else None
     if path:
         try:
             return _decode(path.read_text())
         except (OSError, ValueError, KeyError):
             pass  # not there, or cut short by a crash: compile
-    answer = _compile_in_child(text)
+    answer = _compile_in_child(text, programs)
     built = _decode(answer)
     if path:
         _store(path, answer)
@@ -85,8 +89,8 @@ def _store(path: Path, text: str) -> None:
         return
 
 
-def _compile_in_child(text: str) -> str:
-    command = [sys.executable, "-m", "ebpfnet.datapath.build"]
+def _compile_in_child(text: str, programs: Sequence[str]) -> str:
+    command = [sys.executable, "-m", "ebpfnet.datapath.build", *programs]
     environment = {**os.environ, "BCC_KERNEL_SOURCE": str(source.bpf_dir() / "kernel")}
     done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
@@ -132,7 +136,7 @@ def _check_sizes(bpf: object) -> dict[int, str]:
 
 
 def main() -> None:
-    """Compile the text on standard input with BCC and print the object as one line of JSON."""
+    """Compile the text on standard input with BCC and print the programs named as arguments as one line of JSON."""
     try:
         from bcc import BPF
     except ImportError as error:
@@ -145,7 +149,7 @@ def main() -> None:
         raise SystemExit(f"{error}") from error
     tables = _check_sizes(bpf)
     programs = []
-    for name in abi.PROGRAMS:
+    for name in sys.argv[1:]:
         code = bpf.dump_func(name.encode())
         entry = {"name": name, "instructions": base64.b64encode(code).decode(), "relocations": _relocations(code, tables)}
         programs.append(entry)

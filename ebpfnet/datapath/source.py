@@ -7,6 +7,7 @@ keeps the compiler's messages true.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -20,20 +21,24 @@ def bpf_dir() -> Path:
 
 
 def flatten(main: Path) -> str:
-    """Return ``main`` with its own includes put in place; raises ``FileNotFoundError`` naming a missing one."""
-    return _expand(main, main.parent, {main})
+    """Return ``main`` with its own includes put in place; raises ``FileNotFoundError`` naming a missing one.
+
+    As in C, an include is looked for beside the file that names it.
+    """
+    return _expand(main.resolve(), main.resolve().parent, {main.resolve()})
 
 
 def _expand(path: Path, root: Path, seen: set[Path]) -> str:
-    out = [f'#line 1 "{path.relative_to(root)}"']
+    name = os.path.relpath(path, root)
+    out = [f'#line 1 "{name}"']
     for number, line in enumerate(path.read_text().splitlines(), 1):
         match = INCLUDE.match(line)
         if match is None:
             out.append(line)
             continue
-        included = root / match[1]
+        included = (path.parent / match[1]).resolve()
         if included not in seen:
             seen.add(included)
             out.append(_expand(included, root, seen))
-            out.append(f'#line {number + 1} "{path.relative_to(root)}"')
+            out.append(f'#line {number + 1} "{name}"')
     return "\n".join(out)
