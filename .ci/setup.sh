@@ -58,7 +58,7 @@ make_venv() {
 
 install_project() {
 	say "pip install --editable .${1:+[$1]}"
-	"$venv/bin/pip" --disable-pip-version-check install --quiet --editable "$root${1:+[$1]}"
+	"$venv/bin/pip" --disable-pip-version-check install -qq --editable "$root${1:+[$1]}"
 }
 
 command -v dpkg-query >/dev/null || fail "needs Debian 12: there is no dpkg here"
