@@ -23,8 +23,6 @@ _LOG_TAIL = 15
 class AgentError(EbpfnetError):
     """An agent ended, or was not ready in time; the text has the end of its log."""
 
-    exit_code = 1
-
 
 def record(places: Places, node: str) -> Path:
     """Return the record of a node's agent."""

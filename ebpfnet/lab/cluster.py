@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from ebpfnet.exits import EbpfnetError
+from ebpfnet.exits import EbpfnetError, NotRunning
 from ebpfnet.lab import agents, build, folder, namespace, processes, state, topology, wires
 from ebpfnet.lab.state import UPLINK_MTU, Options, Places, State
 from ebpfnet.lab.topology import NodePlan
@@ -36,10 +36,8 @@ class LabMismatchError(EbpfnetError):
     exit_code = 2
 
 
-class NotInLabError(EbpfnetError):
+class NotInLabError(NotRunning):
     """The lab has no such pod or node."""
-
-    exit_code = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,6 @@ _UDP = 17
 class EchoError(EbpfnetError):
     """An echo server did not open its ports; the text has its output."""
 
-    exit_code = 1
-
 
 def record(places: Places, pod: PodPlan) -> Path:
     """Return the record of a pod's echo server."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ebpfnet.exits import EbpfnetError
+from ebpfnet.exits import BadInput
 from ebpfnet.lab import topology
 from ebpfnet.model.facts import Kind, Node, Pod, Problem, Refused, Service, Upsert
 from ebpfnet.watch import manifests
@@ -22,10 +22,8 @@ DEMO = Path(__file__).parent / "demo"
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
-class ManifestsError(EbpfnetError):
+class ManifestsError(BadInput):
     """The manifests can't be used as a lab's cluster."""
-
-    exit_code = 9
 
 
 @dataclass(frozen=True, slots=True)

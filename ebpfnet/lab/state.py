@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from ebpfnet.exits import EbpfnetError
+from ebpfnet.exits import EbpfnetError, NotRunning
 from ebpfnet.lab import namespace
 from ebpfnet.lab.topology import Plan
 
@@ -31,16 +31,12 @@ VERSION = 1
 UPLINK_MTU = 1500
 
 
-class NoSuchLabError(EbpfnetError):
+class NoSuchLabError(NotRunning):
     """No lab of that name is up."""
-
-    exit_code = 8
 
 
 class LabBusyError(EbpfnetError):
     """Another process is building or removing this lab."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)

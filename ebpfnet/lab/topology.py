@@ -12,17 +12,15 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ebpfnet.exits import EbpfnetError
+from ebpfnet.exits import BadInput
 from ebpfnet.model.facts import IPAddress, IPNetwork, Node, Pod, Ref
 
 UPLINK = "uplink"
 """Name of a node's interface to the other nodes."""
 
 
-class TopologyError(EbpfnetError):
+class TopologyError(BadInput):
     """The manifests describe no cluster that can be wired; the text names the object and the field."""
-
-    exit_code = 9
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,12 +34,12 @@ def write(place: Path) -> Path:
 def service(name: str, last: int, ports: list[tuple[str, str, int, int]], pods: list[str]) -> list[dict[str, Any]]:
     """Return a dual-stack service and its endpoint slices; ports are (name, protocol, port, target port)."""
     addresses = [f"10.96.0.{last}", f"fd00:10:96::{last}"]
-    spec = {
+    spec: dict[str, Any] = {
         "clusterIP": addresses[0],
         "clusterIPs": addresses,
         "ports": [{"name": each[0], "protocol": each[1], "port": each[2], "targetPort": each[3]} for each in ports],
     }
-    documents = [{"apiVersion": "v1", "kind": "Service", "metadata": meta(name), "spec": spec}]
+    documents: list[dict[str, Any]] = [{"apiVersion": "v1", "kind": "Service", "metadata": meta(name), "spec": spec}]
     for kind, index in (("IPv4", 0), ("IPv6", 1)):
         documents.append(
             {

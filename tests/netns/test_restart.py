@@ -6,7 +6,7 @@ import json
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -78,7 +78,7 @@ def test_changes_made_while_the_agent_was_dead(lab: Lab, caller: Inside, wait: W
 
 
 @contextmanager
-def running(loads: list[tuple[Callable[..., None], tuple[object, ...]]]) -> Iterator[list[Load]]:
+def running(loads: Sequence[tuple[Callable[..., None], tuple[object, ...]]]) -> Iterator[list[Load]]:
     """Run loads in threads until the block ends."""
     stop = threading.Event()
     results = [Load() for _ in loads]
@@ -152,7 +152,7 @@ def retransmissions(sock: socket.socket) -> int:
 
 def contents(lab: Lab, node: str) -> dict[str, dict[bytes, bytes]]:
     """Return the raw entries of a node's tables that the agent writes."""
-    tables = pins.open_all(lab.pins(node), read_only=True)
+    tables = pins.open_all(lab.pins(node))
     return {name: dict(tables[name].items()) for name in TABLES}
 
 
