@@ -1,0 +1,179 @@
+"""Endpoint sets in the kernel, and the one order of writes that keeps every moment valid (ARCHITECTURE: services
+without a half-written moment).
+
+A frontend in ``services`` names a set, a generation and a count; ``slots`` holds backends 0 .. count-1 of it. Killed
+between any two writes, a frontend still leads only to backends that are or were right:
+
+- replace: one write to one slot;
+- append: write slot ``count``, then raise ``count``;
+- remove slot i: write the last backend into it, lower ``count``, delete the last slot;
+- a new set, or one that changes for the most part: write a new generation, flip the frontend, delete the old one.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterable, Mapping
+
+from ebpfnet import abi
+from ebpfnet.compile.services import RECORD
+from ebpfnet.maps.table import Table, TableFull
+from ebpfnet.reconcile.diff import find
+
+_HEAD = struct.Struct("QI")
+_INDEX = [index.to_bytes(4, "little") for index in range(1024)]
+BATCH = 65_536  # bytes of slot keys that are gathered before they are written
+
+
+def slot_keys(set_id: int, generation: int, start: int, end: int) -> bytes:
+    """Return the joined keys of slots ``start`` .. ``end - 1``."""
+    head = _HEAD.pack(set_id, generation)
+    while len(_INDEX) < end:
+        _INDEX.append(len(_INDEX).to_bytes(4, "little"))
+    return b"".join([head + index for index in _INDEX[start:end]])
+
+
+def split_keys(joined: bytes) -> list[bytes]:
+    """Cut joined slot keys apart."""
+    size = abi.Slot.size()
+    return [joined[at : at + size] for at in range(0, len(joined), size)]
+
+
+class EndpointSet:
+    """One set as the kernel holds it; ``run`` is its backends in slot order, packed."""
+
+    __slots__ = ("frontend", "generation", "id", "run")
+
+    def __init__(self, set_id: int, frontend: bytes, generation: int, run: bytearray) -> None:
+        self.id = set_id
+        self.frontend = frontend
+        self.generation = generation
+        self.run = run
+
+    @property
+    def count(self) -> int:
+        """How many backends."""
+        return len(self.run) // RECORD
+
+
+class SetWriter:
+    """Moves endpoint sets between states. Any method may raise ``TableError``; then the set must be read back."""
+
+    def __init__(self, tables: Mapping[str, Table]) -> None:
+        self._services = tables["services"]
+        self._slots = tables["slots"]
+        self.used = 0  # slots in use
+
+    @property
+    def room(self) -> int:
+        """How many more slots there is room for."""
+        return self._slots.spec.max_entries - self.used
+
+    def _demand(self, count: int) -> None:
+        if count > self.room:
+            text = f"needs {count} more slots, table slots has room for {self.room} of {self._slots.spec.max_entries}"
+            raise TableFull(errno.E2BIG, text)
+
+    def _flip(self, endpoints: EndpointSet, generation: int, count: int) -> None:
+        self._services.put(endpoints.frontend, abi.Service(endpoints.id, generation, count).pack())
+
+    def create(self, fresh: Iterable[EndpointSet]) -> None:
+        """Write new sets, many at a time: all slots before any frontend."""
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        heads: list[EndpointSet] = []
+        size = 0
+        for endpoints in fresh:
+            self._demand(endpoints.count)
+            self.used += endpoints.count
+            keys.append(slot_keys(endpoints.id, endpoints.generation, 0, endpoints.count))
+            values.append(bytes(endpoints.run))
+            heads.append(endpoints)
+            size += len(keys[-1])
+            if size >= BATCH * abi.Slot.size():
+                self._publish(keys, values, heads)
+                keys, values, heads, size = [], [], [], 0
+        self._publish(keys, values, heads)
+
+    def _publish(self, keys: list[bytes], values: list[bytes], heads: list[EndpointSet]) -> None:
+        if any(keys):
+            self._slots.put_batch(b"".join(keys), b"".join(values))
+        if heads:
+            entries = b"".join([abi.Service(e.id, e.generation, e.count).pack() for e in heads])
+            self._services.put_batch(b"".join([e.frontend for e in heads]), entries)
+
+    def renew(self, endpoints: EndpointSet, run: bytes) -> None:
+        """Replace the whole set: a new generation, the flip, the old one's end."""
+        count = len(run) // RECORD
+        self._demand(count)
+        generation = (endpoints.generation + 1) & 0xFFFFFFFF
+        if count:
+            self._slots.put_batch(slot_keys(endpoints.id, generation, 0, count), run)
+        self._flip(endpoints, generation, count)
+        self.used += count
+        old_keys = slot_keys(endpoints.id, endpoints.generation, 0, endpoints.count)
+        self.used -= endpoints.count
+        endpoints.generation, endpoints.run = generation, bytearray(run)
+        self._slots.delete_batch(split_keys(old_keys))
+
+    def change(self, endpoints: EndpointSet, removed: list[bytes], added: list[bytes]) -> None:
+        """Take some backends out and put some in, slot by slot; a pair of the two is one write."""
+        pairs = min(len(removed), len(added))
+        for old, new in zip(removed[:pairs], added[:pairs], strict=True):
+            self._replace(endpoints, find(endpoints.run, old), new)
+        for record in added[pairs:]:
+            self._append(endpoints, record)
+        for record in removed[pairs:]:
+            self._remove(endpoints, find(endpoints.run, record))
+
+    def _put(self, endpoints: EndpointSet, index: int, record: bytes) -> None:
+        self._slots.put(_HEAD.pack(endpoints.id, endpoints.generation) + index.to_bytes(4, "little"), record)
+
+    def _replace(self, endpoints: EndpointSet, index: int, record: bytes) -> None:
+        self._put(endpoints, index, record)
+        endpoints.run[index * RECORD : (index + 1) * RECORD] = record
+
+    def _append(self, endpoints: EndpointSet, record: bytes) -> None:
+        self._demand(1)
+        count = endpoints.count
+        self._put(endpoints, count, record)
+        self._flip(endpoints, endpoints.generation, count + 1)
+        endpoints.run += record
+        self.used += 1
+
+    def _remove(self, endpoints: EndpointSet, index: int) -> None:
+        last = endpoints.count - 1
+        record = bytes(endpoints.run[last * RECORD :])
+        if index != last:
+            self._replace(endpoints, index, record)
+        self._flip(endpoints, endpoints.generation, last)
+        del endpoints.run[last * RECORD :]
+        self.used -= 1
+        self._slots.delete(_HEAD.pack(endpoints.id, endpoints.generation) + last.to_bytes(4, "little"))
+
+    def move(self, endpoints: EndpointSet, frontend: bytes) -> None:
+        """Let another frontend lead to the set: the new one first."""
+        self._services.put(frontend, abi.Service(endpoints.id, endpoints.generation, endpoints.count).pack())
+        old, endpoints.frontend = endpoints.frontend, frontend
+        self._services.delete(old)
+
+    def remove_set(self, endpoints: EndpointSet) -> None:
+        """Take a set away: the frontend first."""
+        self._services.delete(endpoints.frontend)
+        keys = slot_keys(endpoints.id, endpoints.generation, 0, endpoints.count)
+        self.used -= endpoints.count
+        endpoints.run = bytearray()
+        self._slots.delete_batch(split_keys(keys))
+
+    def read_back(self, set_id: int, frontend: bytes) -> EndpointSet | None:
+        """Return one set as the kernel has it, or None; a missing slot shows as a record of zeros."""
+        raw = self._services.get(frontend)
+        if raw is None:
+            return None
+        service = abi.Service.unpack(raw)
+        if service.id != set_id:
+            return None
+        keys = split_keys(slot_keys(set_id, service.generation, 0, service.count))
+        run = bytearray(b"".join([self._slots.get(key) or bytes(RECORD) for key in keys]))
+        return EndpointSet(set_id, frontend, service.generation, run)
