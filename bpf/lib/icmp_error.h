@@ -26,7 +26,7 @@ static __always_inline int quote_ports(struct __sk_buff *skb, bool ipv6, struct 
 	return 0;
 }
 
-/* Read the quoted packet of an error. Quoted extension headers and later fragments name no flow. */
+/* Read the quoted packet of an error. Later fragments, and extension headers but a fragment's, name no flow. */
 static __always_inline int parse_quote(struct __sk_buff *skb, const struct packet *p, struct quote *q)
 {
 	q->l3 = p->l4 + 8;
@@ -37,6 +37,16 @@ static __always_inline int parse_quote(struct __sk_buff *skb, const struct packe
 		__builtin_memcpy(&q->tuple.source, &ip.saddr, 32);
 		q->tuple.protocol = ip.nexthdr;
 		q->l4 = q->l3 + sizeof(ip);
+		if (ip.nexthdr == IPPROTO_FRAGMENT) {
+			/* A first fragment is how a large datagram learns the path's MTU. */
+			__u8 h[8];
+			if (bpf_skb_load_bytes(skb, q->l4, h, 8))
+				return -DROP_TRUNCATED;
+			if (*(__be16 *)(h + 2) & bpf_htons(0xfff8))
+				return -DROP_FLOW_UNKNOWN;
+			q->tuple.protocol = h[0];
+			q->l4 += 8;
+		}
 	} else {
 		struct iphdr ip;
 		if (bpf_skb_load_bytes(skb, q->l3, &ip, sizeof(ip)))
