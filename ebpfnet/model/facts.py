@@ -22,6 +22,8 @@ class Kind(enum.StrEnum):
     POD = "Pod"
     SERVICE = "Service"
     ENDPOINT_SLICE = "EndpointSlice"
+    FILE = "File"
+    """A file of manifests: what a problem with it is named by."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

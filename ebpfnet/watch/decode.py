@@ -1,0 +1,293 @@
+"""One Kubernetes object to a fact of the model: defaults applied, everything that can't be used named by field.
+
+``decode`` never raises on what an object says. An object is refused whole when it makes no sense as one (wrong types, no
+name, an address that is none); an endpoint that can't serve is left out alone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ebpfnet import abi
+from ebpfnet.model.endpoints import Condition
+from ebpfnet.model.facts import (
+    EndpointSlice,
+    Fact,
+    IPAddress,
+    Kind,
+    Namespace,
+    Node,
+    Pod,
+    PodPort,
+    Problem,
+    Ref,
+    Service,
+    ServicePort,
+    SlicePort,
+)
+from ebpfnet.watch import schema
+
+PROTOCOLS = {"TCP": abi.Protocol.TCP, "UDP": abi.Protocol.UDP, "SCTP": abi.Protocol.SCTP}
+CLUSTER_KINDS = {Kind.NODE, Kind.NAMESPACE}
+NAME_MAX = 253  # RFC 1123 subdomain, the longest name of any kind
+SERVICE_NAME = "kubernetes.io/service-name"
+
+
+class Decoded(NamedTuple):
+    """What became of an object: a fact or None, and what was wrong with it. Neither: a kind that is not followed."""
+
+    ref: Ref | None
+    fact: Fact | None
+    problems: tuple[Problem, ...] = ()
+
+
+class _Bad(Exception):
+    """A field that makes the object useless."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+def decode(item: Mapping[str, Any]) -> Decoded:
+    """Decode one object given as a mapping (YAML or JSON, already parsed)."""
+    kind = item.get("kind")
+    if not isinstance(kind, str) or not kind:
+        ref = _loose_ref(item, Kind.FILE)
+        return Decoded(ref, None, (Problem(ref, "kind", "missing"),))
+    if kind not in _DECODERS:
+        return Decoded(None, None)
+    ref = _loose_ref(item, Kind(kind))
+    struct, convert = _DECODERS[kind]
+    try:
+        return convert(_named(ref), msgspec.convert(item, struct))
+    except msgspec.ValidationError as error:
+        field, reason = _explain(str(error))
+        return Decoded(ref, None, (Problem(ref, field, reason),))
+    except _Bad as error:
+        return Decoded(ref, None, (Problem(ref, error.field, error.reason),))
+
+
+def _loose_ref(item: Mapping[str, Any], kind: Kind) -> Ref:
+    """Name an object that may be broken."""
+    meta = item.get("metadata")
+    meta = meta if isinstance(meta, Mapping) else {}
+    name, namespace = meta.get("name"), meta.get("namespace")
+    if kind in CLUSTER_KINDS or kind == Kind.FILE:
+        namespace = ""
+    elif not namespace:
+        namespace = "default"
+    return Ref(kind, str(namespace), str(name or "(no name)"))
+
+
+def _named(ref: Ref) -> Ref:
+    for field, text in (("metadata.name", ref.name), ("metadata.namespace", ref.namespace)):
+        if (text or field == "metadata.name") and not _is_name(text):
+            raise _Bad(field, f"{text!r} is not a name (RFC 1123: lower-case letters, digits, '-' and '.')")
+    return ref
+
+
+def _is_name(text: str) -> bool:
+    plain = text.replace("-", "").replace(".", "")
+    whole = 0 < len(text) <= NAME_MAX and plain.isascii() and plain.isalnum() and plain == plain.lower()
+    return whole and text[0] not in "-." and text[-1] not in "-."
+
+
+def _explain(message: str) -> tuple[str, str]:
+    """Split msgspec's "Expected `int`, got `str` - at `$.spec.ports[0].port`"."""
+    reason, _, path = message.partition(" - at `$")
+    return path.rstrip("`").lstrip(".") or "(object)", reason
+
+
+def parse_address(text: object, field: str) -> IPAddress:
+    """Return an address; raises ``_Bad`` for what is none, leading zeros included (CVE-2021-29923)."""
+    try:
+        address = ipaddress.ip_address(text) if isinstance(text, str) else None
+    except ValueError:
+        address = None
+    if address is None:
+        raise _Bad(field, f"{text!r} is not an IP address")
+    if address.version == 6 and (address.ipv4_mapped or address.scope_id):
+        raise _Bad(field, f"{text!r} is an IPv4-mapped or scoped address")
+    return address
+
+
+def _protocol(text: str | None, field: str) -> int:
+    number = PROTOCOLS.get(text or "TCP")
+    if number is None:
+        raise _Bad(field, f"{text!r} is not TCP, UDP or SCTP")
+    return number
+
+
+def _port(number: int, field: str) -> int:
+    if not 1 <= number <= 65535:
+        raise _Bad(field, f"{number} is not a port (1 to 65535)")
+    return number
+
+
+def _labels(meta: schema.Meta) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((meta.labels or {}).items()))
+
+
+def _node(ref: Ref, item: schema.NodeObject) -> Decoded:
+    spec, status = item.spec or schema.NodeSpec(), item.status or schema.NodeStatus()
+    addresses = tuple(
+        parse_address(address.address, f"status.addresses[{index}].address")
+        for index, address in enumerate(status.addresses or ())
+        if address.type == "InternalIP"
+    )
+    cidrs = []
+    for index, text in enumerate(spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else [])):
+        try:
+            cidrs.append(ipaddress.ip_network(text))
+        except ValueError as error:
+            raise _Bad(f"spec.podCIDRs[{index}]", str(error)) from error
+    return Decoded(ref, Node(ref, addresses, tuple(cidrs)))
+
+
+def _namespace(ref: Ref, item: schema.NamespaceObject) -> Decoded:
+    return Decoded(ref, Namespace(ref, _labels(item.metadata)))
+
+
+def _pod(ref: Ref, item: schema.PodObject) -> Decoded:
+    spec, status = item.spec or schema.PodSpec(), item.status or schema.PodStatus()
+    texts = [entry.ip for entry in status.pod_ips or ()] or ([status.pod_ip] if status.pod_ip else [])
+    over = status.phase in {"Succeeded", "Failed"}  # its address may already be another pod's
+    addresses = tuple(parse_address(text, f"status.podIPs[{index}].ip") for index, text in enumerate(texts))
+    ports = []
+    for number, container in enumerate(spec.containers or ()):
+        for index, port in enumerate(container.ports or ()):
+            field = f"spec.containers[{number}].ports[{index}]"
+            protocol = _protocol(port.protocol, f"{field}.protocol")
+            ports.append(PodPort(port.name or "", protocol, _port(port.container_port, f"{field}.containerPort")))
+    problems = []
+    host = bool(spec.host_network)
+    if not addresses and not over and not host and spec.node_name:
+        problems.append(Problem(ref, "status.podIPs", "the pod has no address (yet): it is not connected"))
+    fact = Pod(ref, spec.node_name or "", () if over else addresses, _labels(item.metadata), tuple(ports), host)
+    return Decoded(ref, fact, tuple(problems))
+
+
+def _cluster_ips(spec: schema.ServiceSpec) -> tuple[IPAddress, ...]:
+    """``clusterIPs``, or ``clusterIP``; none for headless services ("None"), ExternalName, and not yet allocated."""
+    if spec.type == "ExternalName":
+        return ()
+    texts = spec.cluster_ips or ([spec.cluster_ip] if spec.cluster_ip else [])
+    if not texts or texts[0] in {"None", ""}:
+        return ()
+    name = "spec.clusterIPs" if spec.cluster_ips else "spec.clusterIP"
+    addresses = []
+    for index, text in enumerate(texts):
+        field = f"{name}[{index}]" if spec.cluster_ips else name
+        address = parse_address(text, field)
+        if any(address.version == other.version for other in addresses):
+            raise _Bad(field, f"a second IPv{address.version} address (one of each family at most)")
+        if reason := _unusable(address):
+            raise _Bad(field, f"{address} is {reason}")
+        addresses.append(address)
+    return tuple(addresses)
+
+
+def _unusable(address: IPAddress) -> str | None:
+    """Say why traffic can't be sent to an address, or None (the API forbids the same for endpoints)."""
+    for reason in ("loopback", "link_local", "multicast", "unspecified"):
+        if getattr(address, f"is_{reason}"):
+            return f"{reason.replace('_', '-')}"
+    return None
+
+
+def _service(ref: Ref, item: schema.ServiceObject) -> Decoded:
+    spec = item.spec or schema.ServiceSpec()
+    ports: list[ServicePort] = []
+    for index, port in enumerate(spec.ports or ()):
+        field = f"spec.ports[{index}]"
+        protocol = _protocol(port.protocol, f"{field}.protocol")
+        entry = ServicePort(port.name or "", protocol, _port(port.port, f"{field}.port"))
+        if any(entry.name == other.name for other in ports):
+            raise _Bad(f"{field}.name", f"{entry.name!r} stands twice" if entry.name else "missing, with several ports")
+        if any((entry.port, protocol) == (other.port, other.protocol) for other in ports):
+            raise _Bad(f"{field}.port", f"{entry.port} stands twice for one protocol")
+        ports.append(entry)
+    created = item.metadata.creation_timestamp
+    created = created if isinstance(created, str) else created.isoformat() if hasattr(created, "isoformat") else ""
+    return Decoded(ref, Service(ref, _cluster_ips(spec), tuple(ports), created.replace("+00:00", "Z")))
+
+
+def _slice(ref: Ref, item: schema.EndpointSliceObject) -> Decoded:
+    if item.address_type == "FQDN":
+        return Decoded(None, None)
+    if item.address_type not in {"IPv4", "IPv6"}:
+        raise _Bad("addressType", f"{item.address_type!r} is not IPv4, IPv6 or FQDN")
+    service = (item.metadata.labels or {}).get(SERVICE_NAME, "")
+    if not service:
+        return Decoded(None, None)  # a slice of nobody's: the API allows it, for other users
+    ports = []
+    for index, port in enumerate(item.ports or ()):
+        if port.port is None:  # "all ports", which no service can mean
+            continue
+        protocol = _protocol(port.protocol, f"ports[{index}].protocol")
+        ports.append(SlicePort(port.name or "", protocol, _port(port.port, f"ports[{index}].port")))
+    run, problems = _endpoints(ref, item.endpoints or [], ipv6=item.address_type == "IPv6")
+    return Decoded(ref, EndpointSlice(ref, service, item.address_type == "IPv6", tuple(ports), run), tuple(problems))
+
+
+def _endpoints(ref: Ref, items: list[schema.Endpoint], *, ipv6: bool) -> tuple[bytes, list[Problem]]:
+    """Pack the endpoints; the hot path, so addresses are parsed by the C library and checked by their first bytes."""
+    out, problems = [], []
+    family = socket.AF_INET6 if ipv6 else socket.AF_INET
+    prefix = b"" if ipv6 else abi.V4_PREFIX
+    parse = socket.inet_pton
+    for index, item in enumerate(items):
+        text = item.addresses[0] if item.addresses else ""  # consumers must ignore all but the first (API reference)
+        try:
+            raw = parse(family, text)
+        except (OSError, ValueError):
+            raw = b""
+        if not raw or raw[0] in _SUSPECT[ipv6] or (ipv6 and raw[:2] == b"\0\0"):
+            reason = _refuse_endpoint(text, ipv6=ipv6)
+            if reason:
+                problems.append(Problem(ref, f"endpoints[{index}].addresses[0]", reason))
+                continue
+        out.append(prefix + raw + _CONDITIONS[_conditions(item.conditions)])
+    return b"".join(out), problems
+
+
+_SUSPECT = {False: frozenset((0, 127, 169, *range(224, 256))), True: frozenset((0, 0xFE, 0xFF))}
+_CONDITIONS = [bytes((value,)) for value in range(8)]
+
+
+def _refuse_endpoint(text: str, *, ipv6: bool) -> str | None:
+    """Say why an endpoint's address can't be used, or None; the slow look at what the quick one found suspicious."""
+    try:
+        address = parse_address(text, "")
+    except _Bad as error:
+        return error.reason
+    if (address.version == 6) != ipv6:
+        return f"{text} is not of the slice's addressType"
+    reason = _unusable(address)
+    return f"{text} is {reason}" if reason else None
+
+
+def _conditions(given: schema.EndpointConditions | None) -> int:
+    """Apply the defaults: ready unless said otherwise, serving like ready, terminating not."""
+    if given is None:
+        return Condition.READY | Condition.SERVING
+    ready = given.ready is not False
+    serving = ready if given.serving is None else given.serving
+    return ready * 1 + serving * 2 + bool(given.terminating) * 4
+
+
+_DECODERS: dict[str, tuple[type, Callable[[Ref, Any], Decoded]]] = {
+    Kind.NODE: (schema.NodeObject, _node),
+    Kind.NAMESPACE: (schema.NamespaceObject, _namespace),
+    Kind.POD: (schema.PodObject, _pod),
+    Kind.SERVICE: (schema.ServiceObject, _service),
+    Kind.ENDPOINT_SLICE: (schema.EndpointSliceObject, _slice),
+}
+

@@ -1,0 +1,216 @@
+"""A folder of YAML or JSON as the cluster: read whole, then followed.
+
+A file is read again when its inode, size or time changed; what it held before and no more is deleted, unless another
+file holds it. A file that can't be parsed (half written, or wrong) keeps the objects of its last good version, and is
+named. Editors that write beside and rename are seen like any other change, their temporary files are not.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import yaml
+
+from ebpfnet.exits import BadInput
+from ebpfnet.model.facts import Accepted, Change, Delete, Fact, Kind, Problem, Ref, Refused, Synced, Upsert
+from ebpfnet.watch.decode import decode
+from ebpfnet.watch.source import Deliver
+
+SUFFIXES = {".yaml", ".yml", ".json"}
+RESCAN_MS = 1000  # also without a notification: network file systems send none, and none comes while we scan
+DEBOUNCE_MS = 20
+Stamp = tuple[int, int, int]
+
+
+class Content(NamedTuple):
+    """What one file says: facts by object, problems (of objects, or of the file itself)."""
+
+    facts: dict[Ref, Fact]
+    problems: tuple[Problem, ...]
+    broken: bool = False
+
+
+def _documents(name: str, text: bytes) -> Iterator[Any]:
+    if name.endswith(".json"):
+        yield msgspec.json.decode(text)
+        return
+    yield from yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def _objects(document: object) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of a document; ``List`` kinds are opened, empty documents are nothing."""
+    if document is None:
+        return
+    if isinstance(document, Mapping):
+        items = document.get("items")
+        if str(document.get("kind", "")).endswith("List") and isinstance(items, list | None):
+            for item in items or ():
+                # Items of a typed list may leave their kind to it (an API server's answer does).
+                kind = str(document["kind"]).removesuffix("List")
+                yield from _objects({"kind": kind, **item} if isinstance(item, Mapping) and kind else item)
+            return
+        yield document
+        return
+    raise ValueError(f"a document is a {type(document).__name__}, not an object")
+
+
+def parse(name: str, text: bytes) -> Content:
+    """Return what a file's text says; a text that can't be parsed is ``broken`` and says only that."""
+    facts: dict[Ref, Fact] = {}
+    problems: list[Problem] = []
+    here = Ref(Kind.FILE, "", name)
+    try:
+        items = [item for document in _documents(name, text) for item in _objects(document)]
+    except (yaml.YAMLError, msgspec.DecodeError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        field = f"line {mark.line + 1}" if mark else "(file)"
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        return Content({}, (Problem(here, field, reason),), broken=True)
+    for item in items:
+        found = decode(item)
+        problems += found.problems
+        if found.fact is not None:
+            if found.fact.ref in facts:
+                problems.append(Problem(found.fact.ref, "metadata.name", f"stands twice in {name}; the first is used"))
+                continue
+            facts[found.fact.ref] = found.fact
+    return Content(facts, tuple(problems))
+
+
+def list_files(path: Path) -> list[Path]:
+    """Return the manifest files at or below ``path``, sorted; hidden and editors' files are none."""
+    if path.is_file():
+        return [path]
+    return sorted(
+        entry
+        for entry in path.rglob("*")
+        if entry.suffix in SUFFIXES
+        and not any(part.startswith((".", "#", "~")) for part in entry.relative_to(path).parts)
+        and entry.is_file()
+    )
+
+
+def merge(contents: Mapping[Path, Content]) -> tuple[dict[Ref, Fact], list[Problem]]:
+    """Put files together; an object in two of them is taken from the first by path, and named."""
+    facts: dict[Ref, Fact] = {}
+    home: dict[Ref, Path] = {}
+    problems: list[Problem] = []
+    for path in sorted(contents):
+        problems += contents[path].problems
+        for ref, fact in contents[path].facts.items():
+            if ref in facts:
+                problems.append(Problem(ref, "(object)", f"stands in {home[ref]} and in {path}; the first is used"))
+                continue
+            facts[ref], home[ref] = fact, path
+    return facts, problems
+
+
+def read(paths: Iterable[Path | str]) -> list[Change]:
+    """Read files and folders (``-``: standard input) once: facts, problems and a ``Synced`` at the end.
+
+    Raises ``BadInput`` for a path that is not there; what can't be parsed comes as ``Refused``.
+    """
+    contents: dict[Path, Content] = {}
+    for path in map(Path, paths):
+        if str(path) == "-":
+            contents[path] = parse("standard input", sys.stdin.buffer.read())
+            continue
+        if not path.exists():
+            raise BadInput(f"{path}: no such file or folder")
+        for file in list_files(path):
+            contents[file] = parse(str(file), file.read_bytes())
+    facts, problems = merge(contents)
+    out: list[Change] = [Upsert(fact) for fact in facts.values()]
+    out += [Refused(problem, partial=problem.ref in facts) for problem in problems]
+    return [*out, Synced()]
+
+
+class ManifestSource:
+    """Follows a folder. ``scan`` compares it with what was delivered; ``run`` scans whenever something moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stamps: dict[Path, Stamp] = {}
+        self._contents: dict[Path, Content] = {}
+        self._facts: dict[Ref, Fact] = {}
+        self._problems: dict[Ref, tuple[Problem, ...]] = {}
+
+    def scan(self) -> list[Change]:
+        """Return what changed since the last scan."""
+        here = Ref(Kind.FILE, "", str(self.folder))
+        if not self.folder.is_dir():  # unmounted, or being replaced: nothing is deleted for that
+            problem = Problem(here, "(folder)", "not there; everything stays as it was")
+            return self._tell({here: (problem,)}, keep=True)
+        for path in self._changed():
+            self._reread(path)
+        facts, problems = merge(self._contents)
+        grouped: dict[Ref, tuple[Problem, ...]] = {}
+        for problem in problems:
+            grouped[problem.ref] = (*grouped.get(problem.ref, ()), problem)
+        # An object that is refused where it stands keeps its last good version.
+        kept = {ref: self._facts[ref] for ref in grouped if ref in self._facts and ref not in facts}
+        facts |= kept
+        out: list[Change] = [Delete(ref) for ref in self._facts if ref not in facts]
+        out += [Upsert(fact) for ref, fact in facts.items() if self._facts.get(ref) != fact]
+        self._facts = facts
+        return out + self._tell(grouped)
+
+    def _tell(self, now: dict[Ref, tuple[Problem, ...]], *, keep: bool = False) -> list[Change]:
+        out: list[Change] = []
+        for ref, before in self._problems.items():
+            if before != now.get(ref) and not keep:
+                out.append(Accepted(ref))
+        for ref, problems in now.items():
+            if self._problems.get(ref) != problems:
+                out += [Refused(problem, partial=ref in self._facts) for problem in problems]
+        self._problems = self._problems | now if keep else now
+        return out
+
+    def _changed(self) -> list[Path]:
+        stamps: dict[Path, Stamp] = {}
+        for path in list_files(self.folder):
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            stamps[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
+        changed = [path for path, stamp in stamps.items() if self._stamps.get(path) != stamp]
+        for path in set(self._contents) - set(stamps):
+            del self._contents[path]
+        self._stamps = stamps
+        return changed
+
+    def _reread(self, path: Path) -> None:
+        try:
+            content = parse(str(path), path.read_bytes())
+        except OSError as error:
+            content = Content({}, (Problem(Ref(Kind.FILE, "", str(path)), "(file)", error.strerror or ""),), broken=True)
+        if content.broken and path in self._contents:
+            content = content._replace(facts=self._contents[path].facts)
+        self._contents[path] = content
+
+    def run(self, deliver: Deliver, stop: threading.Event) -> None:
+        """Deliver the folder, ``Synced``, and every change until ``stop`` is set."""
+        from watchfiles import watch  # 40 ms of import, which only an agent needs
+
+        deliver([*self.scan(), Synced()])
+        options = {"debounce": DEBOUNCE_MS, "step": DEBOUNCE_MS // 2, "rust_timeout": RESCAN_MS}
+        while not stop.is_set():
+            try:
+                for _ in watch(self.folder, stop_event=stop, yield_on_timeout=True, raise_interrupt=False, **options):
+                    self._pass_on(deliver)
+                    if not self.folder.is_dir():
+                        break
+            except FileNotFoundError:
+                self._pass_on(deliver)
+            stop.wait(RESCAN_MS / 1000)
+
+    def _pass_on(self, deliver: Deliver) -> None:
+        changes = self.scan()
+        if changes:
+            deliver(changes)

@@ -1,0 +1,162 @@
+"""The fields of Kubernetes objects that we use, typed for msgspec, which decodes them from JSON bytes or YAML's mappings.
+
+Field names and defaults are the API's (``v1`` and ``discovery.k8s.io/v1``); anything not named here is skipped unread.
+None and an empty list mean the same, and every accessor below says so once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+Text = str | None
+Number = int | None
+Flag = bool | None
+
+
+class Struct(msgspec.Struct, rename="camel", gc=False, omit_defaults=True):
+    """camelCase on the wire, no garbage-collector tracking: there are millions of them and no cycles."""
+
+
+class Meta(Struct):
+    """``ObjectMeta``."""
+
+    name: Text = None
+    namespace: Text = None
+    labels: dict[str, str] | None = None
+    creation_timestamp: Any = None
+
+
+class NodeAddress(Struct):
+    """``NodeAddress``."""
+
+    type: str
+    address: str
+
+
+class NodeStatus(Struct):
+    """``NodeStatus``."""
+
+    addresses: list[NodeAddress] | None = None
+
+
+class NodeSpec(Struct):
+    """``NodeSpec``."""
+
+    pod_cidr: Text = msgspec.field(default=None, name="podCIDR")
+    pod_cidrs: list[str] | None = msgspec.field(default=None, name="podCIDRs")
+
+
+class NodeObject(Struct):
+    """``v1 Node``."""
+
+    metadata: Meta
+    spec: NodeSpec | None = None
+    status: NodeStatus | None = None
+
+
+class NamespaceObject(Struct):
+    """``v1 Namespace``."""
+
+    metadata: Meta
+
+
+class ContainerPort(Struct):
+    """``ContainerPort``."""
+
+    container_port: int
+    name: Text = None
+    protocol: Text = None
+
+
+class Container(Struct):
+    """``Container``."""
+
+    ports: list[ContainerPort] | None = None
+
+
+class PodSpec(Struct):
+    """``PodSpec``."""
+
+    node_name: Text = None
+    host_network: Flag = None
+    containers: list[Container] | None = None
+
+
+class PodIP(Struct):
+    """``PodIP``."""
+
+    ip: Text = None
+
+
+class PodStatus(Struct):
+    """``PodStatus``."""
+
+    phase: Text = None
+    pod_ip: Text = msgspec.field(default=None, name="podIP")
+    pod_ips: list[PodIP] | None = msgspec.field(default=None, name="podIPs")
+
+
+class PodObject(Struct):
+    """``v1 Pod``."""
+
+    metadata: Meta
+    spec: PodSpec | None = None
+    status: PodStatus | None = None
+
+
+class ServicePortObject(Struct):
+    """``ServicePort``."""
+
+    port: int
+    name: Text = None
+    protocol: Text = None
+
+
+class ServiceSpec(Struct):
+    """``ServiceSpec``."""
+
+    type: Text = None
+    cluster_ip: Text = msgspec.field(default=None, name="clusterIP")
+    cluster_ips: list[str] | None = msgspec.field(default=None, name="clusterIPs")
+    ports: list[ServicePortObject] | None = None
+
+
+class ServiceObject(Struct):
+    """``v1 Service``."""
+
+    metadata: Meta
+    spec: ServiceSpec | None = None
+
+
+class EndpointConditions(Struct):
+    """``EndpointConditions``."""
+
+    ready: Flag = None
+    serving: Flag = None
+    terminating: Flag = None
+
+
+class Endpoint(Struct):
+    """``Endpoint``."""
+
+    addresses: list[str]
+    conditions: EndpointConditions | None = None
+
+
+class EndpointPort(Struct):
+    """``EndpointPort``."""
+
+    port: Number = None
+    name: Text = None
+    protocol: Text = None
+
+
+class EndpointSliceObject(Struct):
+    """``discovery.k8s.io/v1 EndpointSlice``."""
+
+    metadata: Meta
+    address_type: str
+    endpoints: list[Endpoint] | None = None
+    ports: list[EndpointPort] | None = None
