@@ -18,6 +18,7 @@ from ebpfnet.lab.topology import UPLINK, NodePlan, Plan
 
 _POLL_SECONDS = 0.05
 _LOG_TAIL = 15
+_SOCKET_PATH_MAX = 107  # sun_path, unix(7)
 
 
 class AgentError(EbpfnetError):
@@ -32,6 +33,8 @@ def record(places: Places, node: str) -> Path:
 def start(places: Places, node: NodePlan, options: Options) -> None:
     """Start a node's agent; does not wait for it."""
     run = places.run(node.name)
+    if len(str(run / "agent.sock")) > _SOCKET_PATH_MAX:
+        raise AgentError(f"{run}/agent.sock is too long for a socket: give the lab or Node {node.name} a shorter name")
     run.mkdir(parents=True, exist_ok=True)
     with (run / "agent.log").open("ab") as log:
         processes.start(node.netns, _command(places, node, options), record(places, node.name), log)

@@ -88,7 +88,11 @@ def in_thread(function: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except BaseException:
+        thread.join()  # Ctrl-C: whoever cleans up next must not meet a half-done step that still goes on
+        raise
     if errors:
         raise errors[0]
     return results[0]

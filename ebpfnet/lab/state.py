@@ -90,8 +90,8 @@ class Places:
         return self.root / "logs"
 
     def pins(self, node: str) -> Path:
-        """Where a node's agent pins."""
-        return self.bpf / node
+        """Where a node's agent pins. A bpffs has no names with dots, and a node's name no underscore."""
+        return self.bpf / node.replace(".", "_")
 
     def run(self, node: str) -> Path:
         """Where a node's agent has its socket and log."""
