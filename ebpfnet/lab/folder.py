@@ -19,8 +19,6 @@ from ebpfnet.watch import manifests
 DEMO = Path(__file__).parent / "demo"
 """Packaged manifests: two dual-stack nodes, six pods, a handful of services."""
 
-_SUFFIXES = (".yaml", ".yml", ".json")
-
 
 class ManifestsError(BadInput):
     """The manifests can't be used as a lab's cluster."""
@@ -35,9 +33,7 @@ class Contents:
 
 
 def read(lab: str, source: Path) -> Contents:
-    """Read a file or folder; raises ``ManifestsError`` or ``TopologyError``, naming object and field."""
-    if not source.exists():
-        raise ManifestsError(f"{source}: no such file or folder")
+    """Read a file or folder; raises ``BadInput``, naming object and field."""
     nodes: list[Node] = []
     pods: list[Pod] = []
     warnings: list[Problem] = []
@@ -48,12 +44,16 @@ def read(lab: str, source: Path) -> Contents:
             case Upsert(Pod() as pod):
                 pods.append(pod)
             case Refused(problem, partial):
-                if problem.ref.kind in (Kind.NODE, Kind.POD) and not partial:
+                # A file that can't be read may hold pods: to go on without them would take their wires away.
+                if problem.ref.kind in (Kind.NODE, Kind.POD, Kind.FILE) and not partial:
                     raise ManifestsError(str(problem))
                 warnings.append(problem)
             case _:
                 pass
-    return Contents(topology.plan(lab, nodes, pods), tuple(warnings))
+    try:
+        return Contents(topology.plan(lab, nodes, pods), tuple(warnings))
+    except topology.TopologyError as error:
+        raise ManifestsError("\n".join([str(error), *map(str, warnings)])) from error
 
 
 def cluster_ips(source: Path) -> dict[str, tuple[str, ...]]:
@@ -77,10 +77,10 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def copy(source: Path, target: Path) -> None:
     """Make ``target`` hold the manifests of ``source`` (a file or a folder) and nothing else."""
-    files = sorted(_manifests(source)) if source.is_dir() else [source]
+    files = manifests.list_files(source)
     root = source if source.is_dir() else source.parent
     wanted = {file.relative_to(root) for file in files}
-    for old in _manifests(target):
+    for old in manifests.list_files(target):
         if old.relative_to(target) not in wanted:
             old.unlink()
     for relative in sorted(wanted):
@@ -89,7 +89,3 @@ def copy(source: Path, target: Path) -> None:
         draft = place.with_name(f".{place.name}.{os.getpid()}")
         shutil.copyfile(root / relative, draft)
         draft.replace(place)
-
-
-def _manifests(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.suffix in _SUFFIXES and not path.name.startswith(".")]

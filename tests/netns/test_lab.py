@@ -124,6 +124,14 @@ def test_a_pod_without_an_address_is_named(lab_name: str, tmp_path: Path):
     assert leftovers(lab_name) == []
 
 
+def test_a_half_written_file_changes_nothing(lab_name: str, family: int):
+    with Lab.up(lab_name, agents=False) as lab:
+        (lab.manifests / "pods.yaml").write_text('kind: Pod\nmetadata: {name: "')
+        with pytest.raises(Exception, match=r"pods\.yaml"):
+            lab.sync()
+        assert client.tcp(lab.pod("client"), lab.pod("web-a").of(family), 8080).pod == "default/web-a"
+
+
 def test_a_taken_port_names_the_pod_and_cleans_up(lab_name: str, tmp_path: Path):
     folder.copy(folder.DEMO, tmp_path)
     for name in ("one", "two"):
