@@ -53,7 +53,7 @@ vm: setup ## prog and one netns test under Debian's kernels 6.1 and 6.12 (softwa
 	@$(BIN)/python -m vm.run $(KERNEL)
 
 bench: setup ## figures against their bounds and rivals; writes build/bench.json
-	@$(BIN)/python tests/bench/run.py $(BENCH)
+	@$(BIN)/python -m tests.bench $(BENCH)
 
 clean: ## remove what was built or downloaded here, .venv included
 	git clean -qdfX
