@@ -1,0 +1,206 @@
+"""Nanoseconds a packet spends in the datapath's programs, by ``BPF_PROG_TEST_RUN``.
+
+``repeat`` puts the rewritten packet in again, so a NAT path would be timed on a packet that no longer matches. Single
+runs are no way out: a timer read and a cold cache around one run weigh more than the run. So ``packet_bench.c`` wraps
+the very same functions: the packet carries a copy of its first 80 bytes, and after each run ten stores put them back. A
+twin that does nothing but put them back is measured next to it, and what is reported is
+
+    wrapped program − twin + empty program
+
+which is what ``BPF_PROG_TEST_RUN`` would show for the program alone (the empty program is a figure of its own).
+
+A new flow takes a packet of another source port each time: the copy's port counts up, 60,000 connections a round, and
+the table is emptied between rounds. That measures what a node sees, a table that grows over more entries than a cache
+holds, rather than the one hot entry that deleting after each packet would give; "full" is a table whose every insertion
+evicts (LRU). Behind the services under test stand 10,000 others with 25 endpoints each.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NamedTuple
+
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+
+from ebpfnet import abi
+from ebpfnet.datapath import build, load, testrun
+from ebpfnet.maps import kernel
+from ebpfnet.maps.kernel import KernelTable
+from tests.bench.figures import Figure, at_most
+
+ROUNDS = 11
+REPEAT = 300_000
+NEW_FLOWS = 60_000
+COPIED = 80
+SERVICES, SLOTS, BACKENDS = 10_000, 25, 100
+FULL = 16_384
+CLIENT_WIRE = abi.Wire(11, bytes.fromhex("02000000000b"))
+BACKEND_WIRE = abi.Wire(12, bytes.fromhex("02000000000c"))
+GATEWAY = "02:00:00:00:00:01"
+PORT, TARGET_PORT = 80, 8080
+PROGRAMS = ("empty", "restore_only", "restore_next_only", "from_pod_again", "from_pod_next")
+ESTABLISHED_NS, NEW_NS = 200, 800
+
+
+class Family(NamedTuple):
+    """Addresses of one family."""
+
+    name: str
+    client: str
+    vip: str
+    first_backend: str
+
+
+FAMILIES = (
+    Family("v4", "10.200.0.1", "10.96.100.1", "10.200.1.0"),
+    Family("v6", "fd00:200::1", "fd00:96::100:1", "fd00:200:1::"),
+)
+
+
+class Case(NamedTuple):
+    """One packet, to be sent through ``program`` again and again; ``twin`` is what to subtract."""
+
+    name: str
+    program: str
+    twin: str
+    packet: bytes
+    wire: abi.Wire
+    repeat: int
+    limit: float | None
+
+
+def _packed(text: str, offset: int = 0) -> bytes:
+    return abi.pack_address(ip_address(text) + offset)
+
+
+def _text(raw: bytes) -> str:
+    return str(abi.unpack_address(raw))
+
+
+def _segment(wire: abi.Wire, key: abi.Tuple, flags: str) -> bytes:
+    """Return a TCP segment with the copy of its own head in it."""
+    source, destination = _text(key.source), _text(key.destination)
+    ip = IP(src=source, dst=destination) if "." in source else IPv6(src=source, dst=destination)
+    tcp = TCP(sport=key.source_port, dport=key.destination_port, flags=flags)
+    headers = Ether(src=wire.mac.hex(":"), dst=GATEWAY) / ip / tcp
+    head = bytes(headers / bytes(2 * COPIED - len(headers)))[:COPIED]
+    return head + head
+
+
+def _fill(tables: Mapping[str, KernelTable]) -> None:
+    """Put the services under test, their backends' pods and many other services into the tables."""
+    tables["pods"].put(_packed(FAMILIES[0].client), abi.Pod(CLIENT_WIRE, 1).pack())
+    tables["pods"].put(_packed(FAMILIES[1].client), abi.Pod(CLIENT_WIRE, 1).pack())
+    for number, family in enumerate(FAMILIES):
+        frontend = abi.Frontend(_packed(family.vip), PORT, abi.Protocol.TCP)
+        tables["services"].put(frontend.pack(), abi.Service(number + 1, 1, BACKENDS).pack())
+        for index in range(BACKENDS):
+            address = _packed(family.first_backend, index + 1)
+            tables["slots"].put(abi.Slot(number + 1, 1, index).pack(), abi.Backend(address, TARGET_PORT).pack())
+            tables["pods"].put(address, abi.Pod(BACKEND_WIRE, 2).pack())
+    frontends, values, slots = [], [], []
+    for number in range(SERVICES):
+        frontends.append(abi.Frontend(_packed("10.97.0.1", number), PORT, abi.Protocol.TCP).pack())
+        values.append(abi.Service(number + 100, 1, SLOTS).pack())
+        slots += [abi.Slot(number + 100, 1, index).pack() for index in range(SLOTS)]
+    backends = [abi.Backend(_packed("10.128.0.1", index), TARGET_PORT).pack() for index in range(len(slots))]
+    tables["services"].put_batch(frontends, values)
+    tables["slots"].put_batch(slots, backends)
+
+
+def _connect(programs: Mapping[str, load.Program], flows: KernelTable, key: abi.Tuple) -> abi.Tuple:
+    """Open a connection through the real programs and return the answers' tuple."""
+    fd = programs["from_pod"].fd
+    for flags in ("S", "SA", "A"):
+        back = flags == "SA"
+        raw = flows.get(key.pack())
+        reply = abi.Flow.unpack(raw).to.reverse() if raw else key.reverse()
+        wire = BACKEND_WIRE if back else CLIENT_WIRE
+        packet = _segment(wire, reply if back else key, flags)
+        outcome = testrun.run(fd, packet, ingress_ifindex=wire.ifindex).cb[0]
+        assert outcome == abi.Outcome.POD, f"{flags} of {key} ended with {abi.Outcome(outcome).name}"
+    raw = flows.get(key.pack())
+    assert raw is not None
+    flow = abi.Flow.unpack(raw)
+    assert flow.state == abi.FlowState.ESTABLISHED, flow
+    return flow.to.reverse()
+
+
+def _cases(programs: Mapping[str, load.Program], flows: KernelTable) -> Iterator[Case]:
+    for family in FAMILIES:
+        client, pod = _packed(family.client), _packed(family.first_backend, 1)
+        direct = abi.Tuple(client, pod, 40_000, TARGET_PORT, abi.Protocol.TCP)
+        service = abi.Tuple(client, _packed(family.vip), 40_001, PORT, abi.Protocol.TCP)
+        _connect(programs, flows, direct)
+        reply = _connect(programs, flows, service)
+        again = ("from_pod_again", "restore_only")
+        for name, key, wire in (
+            ("no NAT", direct, CLIENT_WIRE),
+            ("NAT forward", service, CLIENT_WIRE),
+            ("NAT reply", reply, BACKEND_WIRE),
+        ):
+            packet = _segment(wire, key, "PA")
+            yield Case(f"established {family.name} {name}", *again, packet, wire, REPEAT, ESTABLISHED_NS)
+        following = ("from_pod_next", "restore_next_only")
+        for name, key in (("no NAT", direct), ("through a service", service)):
+            packet = _segment(CLIENT_WIRE, key, "S")
+            yield Case(f"new {family.name} {name}", *following, packet, CLIENT_WIRE, NEW_FLOWS, NEW_NS)
+
+
+def _clear(flows: KernelTable) -> None:
+    flows.delete_batch([key for key, _ in flows.items()])
+
+
+def _time(programs: Mapping[str, load.Program], name: str, case: Case) -> int:
+    return testrun.run(programs[name].fd, case.packet, ingress_ifindex=case.wire.ifindex, repeat=case.repeat).ns
+
+
+def _load(tables: Mapping[str, KernelTable]) -> dict[str, load.Program]:
+    cache = Path("build/bench")
+    wrapped = build.compiled(cache, Path(__file__).with_name("packet_bench.c"), PROGRAMS)
+    return {**load.load(build.compiled(cache), tables), **load.load(wrapped, tables)}
+
+
+def _measure(flows_size: int, wanted: str) -> dict[Case, float]:
+    """Return the median over all rounds of the empty program and of each case whose name starts with ``wanted``."""
+    specs = {**abi.TABLES, "flows": abi.TABLES["flows"]._replace(max_entries=flows_size)}
+    tables = {name: kernel.create(spec) for name, spec in specs.items()}
+    _fill(tables)
+    programs = _load(tables)
+    cases = [case for case in _cases(programs, tables["flows"]) if case.name.startswith(wanted)]
+    empty = Case("empty program", "empty", "", cases[0].packet, CLIENT_WIRE, REPEAT, None)
+    net: dict[Case, list[int]] = {case: [] for case in (empty, *cases)}
+    for _ in range(ROUNDS):
+        reference = _time(programs, empty.program, empty)
+        net[empty].append(reference)
+        for case in cases:
+            if case.repeat == NEW_FLOWS:
+                _clear(tables["flows"])
+            net[case].append(_time(programs, case.program, case) - _time(programs, case.twin, case) + reference)
+    for held in (*tables.values(), *programs.values()):
+        held.close()
+    return {case: statistics.median(values) for case, values in net.items()}
+
+
+def run() -> list[Figure]:
+    """Measure every kind of packet."""
+    affinity = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(affinity)})
+    try:
+        roomy = abi.TABLES["flows"].max_entries
+        found = {**_measure(roomy, "established"), **_measure(roomy, "new")}
+        full = _measure(FULL, "new")
+    finally:
+        os.sched_setaffinity(0, affinity)
+    figures = []
+    for case, value in found.items():
+        name = f"packet: {case.name}"
+        figures.append(at_most(name, value, "ns", case.limit) if case.limit else Figure(name, value, "ns"))
+    figures += [Figure(f"packet: {c.name}, table full", v, "ns") for c, v in full.items() if c.limit]
+    return figures
