@@ -1,0 +1,265 @@
+"""The node agent: the only place where all rooms meet.
+
+One lock owns model and maps. A change is applied by the thread that brings it, at once; the main thread only does what
+has a time: retries, sweeps. Stopping the agent stops nothing in the kernel: programs and maps are pinned, and the next
+agent takes them over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from ebpfnet import __version__, abi, status
+from ebpfnet.datapath import attach, build, interfaces, load
+from ebpfnet.datapath.interfaces import Interface
+from ebpfnet.exits import EbpfnetError, MissingFeature, NotRunning
+from ebpfnet.maps import pins
+from ebpfnet.maps.kernel import KernelTable
+from ebpfnet.maps.table import TableError
+from ebpfnet.model.facts import Change
+from ebpfnet.reconcile.reconciler import Reconciler
+from ebpfnet.reconcile.sweep import sweep
+from ebpfnet.watch.manifests import ManifestSource
+
+log = logging.getLogger(__name__)
+
+BTF = Path("/sys/kernel/btf/vmlinux")
+RUN = Path("/run/ebpfnet")
+SWITCH_INTERVAL_S = 0.0002  # a busy thread hands over quickly: 5 ms by default would be the latency of an event
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """The agent's flags."""
+
+    node_name: str
+    manifests: Path
+    uplink: tuple[str, ...]
+    pins: Path = pins.DEFAULT
+    run: Path = RUN
+    cache: Path | None = build.DEFAULT_CACHE
+    max_flows: int = abi.TABLES["flows"].max_entries
+    max_services: int = abi.TABLES["services"].max_entries
+    max_endpoints: int = abi.TABLES["slots"].max_entries
+    sweep_interval: float = 30.0
+    specs: dict[str, abi.TableSpec] = field(init=False)
+
+    def __post_init__(self) -> None:
+        sizes = {"flows": self.max_flows, "services": self.max_services, "slots": self.max_endpoints}
+        specs = {name: spec._replace(max_entries=sizes.get(name, spec.max_entries)) for name, spec in abi.TABLES.items()}
+        object.__setattr__(self, "specs", specs)
+
+
+class Agent:
+    """One node. ``run`` blocks until SIGTERM or SIGINT."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self.config = config
+        self.stop = threading.Event()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._started = time.time()
+        self._last_change = 0.0
+        self._interfaces: list[Interface] = []
+        self._programs: dict[str, load.Program] = {}
+        self._attached: dict[int, list[str]] = {}
+        self._tables: dict[str, KernelTable] = {}
+        self._reconciler: Reconciler
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Bring the node under control and keep it so; raises ``EbpfnetError`` when it can't."""
+        with _alone(self.config.run):
+            self._prepare()
+            source = ManifestSource(self.config.manifests)
+            threads = [
+                self._thread("watch", source.run, self._on_changes, self.stop),
+                self._thread("links", interfaces.follow, self._on_interfaces, self.stop),
+                self._thread("status", status.serve, self.config.run, self.status, self.stop),
+            ]
+            try:
+                self._loop()
+            finally:
+                self.stop.set()
+                for thread in threads:
+                    thread.join(timeout=5)
+        if self._failure:
+            raise self._failure
+
+    def _prepare(self) -> None:
+        """Check, compile, load, pin and take over what is attached, before anything is changed in the tables."""
+        pins.check_place(self.config.pins)
+        if not BTF.exists():
+            raise MissingFeature(f"this kernel has no BTF ({BTF} is missing); build it with CONFIG_DEBUG_INFO_BTF")
+        if not self.config.manifests.is_dir():
+            raise NotRunning(f"{self.config.manifests}: no such folder of manifests")
+        compiled = build.compiled(self.config.cache)
+        self._tables = pins.create_or_open_all(self.config.pins, self.config.specs)
+        self._reconciler = Reconciler(self._tables, self.config.node_name)
+        self._programs = load.load(compiled, self._tables)
+        for program in self._programs.values():
+            program.pin(self.config.pins / program.name)
+        with IPRoute() as ip:
+            for name in self.config.uplink:
+                found = ip.link_lookup(ifname=name)
+                if not found:
+                    raise NotRunning(f"--uplink {name}: no such interface")
+                self._attach(ip, found[0], ("from_network", "to_network"))
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+    def _attach(self, ip: IPRoute, ifindex: int, names: tuple[str, ...]) -> None:
+        for name in names:
+            attach.attach(ip, ifindex, self._programs[name])
+        self._attached[ifindex] = list(names)
+
+    def _thread(self, name: str, work: Any, *arguments: Any) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                work(*arguments)
+            except BaseException as error:
+                log.exception("thread %s ended", name)
+                self._failure = error
+                self.stop.set()
+                self._wake.set()
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _on_changes(self, changes: list[Change]) -> None:
+        with self._lock:
+            was_synced = self._reconciler.synced
+            self._reconciler.apply(changes)
+            self._last_change = time.time()
+            self._log_problems()
+        if not was_synced and self._reconciler.synced:
+            gc.collect()
+            gc.freeze()  # what lives now lives long: the collector need not look at it again
+            log.info("in sync after %.2f s", time.time() - self._started)
+        self._wake.set()
+
+    def _log_problems(self) -> None:
+        now = {str(problem) for problem in self._reconciler.problems}
+        for text in sorted(now - self._known_problems):
+            log.warning("%s", text)
+        for text in sorted(self._known_problems - now):
+            log.info("settled: %s", text)
+        self._known_problems = now
+
+    _known_problems: frozenset[str] | set[str] = frozenset()
+
+    def _on_interfaces(self, found: list[Interface]) -> None:
+        """Attach to new wires first, then let their pods into the tables."""
+        wires = {}
+        with IPRoute() as ip:
+            for interface in found:
+                try:
+                    if interface.wire.ifindex not in self._attached:
+                        self._attach(ip, interface.wire.ifindex, ("from_pod", "to_pod"))
+                except NetlinkError as error:
+                    log.warning("attach to %s of %s: %s", interface.name, interface.pod, error)
+                    continue
+                wires[interface.pod] = interface.wire
+        with self._lock:
+            live = {interface.wire.ifindex for interface in found}
+            for gone in {each.wire.ifindex for each in self._interfaces} - live:
+                self._attached.pop(gone, None)
+            self._interfaces = found
+            self._reconciler.set_wires(wires)
+            self._last_change = time.time()
+        self._wake.set()
+
+    def _loop(self) -> None:
+        next_sweep = time.monotonic() + self.config.sweep_interval
+        while not self.stop.is_set():
+            with self._lock:
+                due = self._reconciler.next_retry
+            now = time.monotonic()
+            self._wake.wait(max(0.0, min(next_sweep, due if due is not None else next_sweep) - now))
+            self._wake.clear()
+            if self.stop.is_set():
+                return
+            with self._lock:
+                self._reconciler.retry()
+                gone, self._reconciler.gone = self._reconciler.gone, set()
+            if gone or time.monotonic() >= next_sweep:
+                self._sweep(gone)
+                next_sweep = time.monotonic() + self.config.sweep_interval
+
+    def _sweep(self, gone: set[int]) -> None:
+        try:
+            swept = sweep(self._tables["flows"], time.clock_gettime_ns(time.CLOCK_MONOTONIC), gone)
+            log.debug("swept %d of %d flows", swept.removed, swept.seen)
+        except TableError as error:
+            log.warning("sweep flows: %s", error)
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``ebpfnet status`` shows."""
+        with self._lock:
+            reconciler = self._reconciler
+            listed = [
+                {
+                    "name": each.name,
+                    "ifindex": each.wire.ifindex,
+                    "pod": each.pod,
+                    "programs": self._attached.get(each.wire.ifindex, []),
+                }
+                for each in self._interfaces
+            ]
+            problems = [{"ref": str(p.ref), "field": p.field, "reason": p.reason} for p in reconciler.problems]
+            return {
+                "node": self.config.node_name,
+                "pid": os.getpid(),
+                "version": __version__,
+                "started": self._started,
+                "last_change": self._last_change,
+                "synced": reconciler.synced,
+                "pending": reconciler.pending,
+                "problems": problems,
+                "uplink": list(self.config.uplink),
+                "interfaces": listed,
+            }
+
+
+@contextlib.contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Hold the run directory: two agents on one node would undo each other's work."""
+    run.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with (run / "agent.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise EbpfnetError(f"another agent (pid {lock.read().strip()}) is running on {run}") from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def run(config: AgentConfig) -> None:
+    """Run an agent until SIGTERM or SIGINT; raises ``EbpfnetError``."""
+    agent = Agent(config)
+
+    def end(*_: object) -> None:
+        agent.stop.set()
+        agent._wake.set()  # noqa: SLF001  # the handler is part of the agent
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    agent.run()

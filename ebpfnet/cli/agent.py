@@ -1,0 +1,72 @@
+"""``ebpfnet agent``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from ebpfnet import abi
+from ebpfnet.maps import pins as pinned
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = {"time": record.created, "level": record.levelname.lower(), "logger": record.name}
+        line["message"] = record.getMessage()
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def set_up_logging(form: str | None, level: str) -> None:
+    """Log to stderr: text on a terminal, JSON otherwise, or as told."""
+    handler = logging.StreamHandler()
+    if (form or ("text" if sys.stderr.isatty() else "json")) == "json":
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def size(name: str) -> int:
+    """Return a table's default size."""
+    return abi.TABLES[name].max_entries
+
+
+@click.command()
+@click.option("--node-name", required=True, envvar="NODE_NAME", metavar="NODE", help="The Node object of this machine.")
+@click.option("--manifests", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder of YAML or JSON that is followed.")  # fmt: skip
+@click.option("--uplink", multiple=True, required=True, metavar="IFNAME", help="Interface to the other nodes.")
+@click.option("--pins", type=click.Path(path_type=Path), default=pinned.DEFAULT, show_default=True, metavar="DIR",
+              help="Where maps and programs are pinned, on a BPF filesystem.")  # fmt: skip
+@click.option("--run", type=click.Path(path_type=Path), default=Path("/run/ebpfnet"), show_default=True, metavar="DIR",
+              help="Where the socket is.")  # fmt: skip
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("/var/cache/ebpfnet"), show_default=True,
+              metavar="DIR", help="Where compiled programs are kept.")  # fmt: skip
+@click.option("--max-flows", type=click.IntRange(1024), default=size("flows"), show_default=True, metavar="N",
+              help="Entries for connections, two each.")  # fmt: skip
+@click.option("--max-services", type=click.IntRange(16), default=size("services"), show_default=True, metavar="N",
+              help="Service ports, each family.")  # fmt: skip
+@click.option("--max-endpoints", type=click.IntRange(16), default=size("slots"), show_default=True, metavar="N",
+              help="Backends of all services.")  # fmt: skip
+@click.option("--sweep-interval", type=click.FloatRange(0.1), default=30.0, show_default=True, metavar="SECONDS",
+              help="How often expired connections are removed.")  # fmt: skip
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text on a terminal, else JSON.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+def agent(log_format: str | None, log_level: str, **options: object) -> None:
+    """Run the node agent: keep this node's maps equal to the cluster.
+
+    Stopping it (SIGTERM, SIGINT, SIGKILL) stops no packet: programs and maps stay, and the next agent takes them over.
+    """
+    from ebpfnet.agent import AgentConfig, run
+
+    set_up_logging(log_format, log_level)
+    run(AgentConfig(**options))  # type: ignore[arg-type]  # click checked the types

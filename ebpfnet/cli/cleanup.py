@@ -1,0 +1,70 @@
+"""``ebpfnet cleanup``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import click
+
+from ebpfnet import abi
+from ebpfnet.cli import instances as nodes
+from ebpfnet.exits import EbpfnetError, NotRoot, NotRunning
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@nodes.options
+def cleanup(instances: list[nodes.Instance], *, dry_run: bool) -> None:
+    """Remove everything of ours from this node: filters on its interfaces, pinned maps and programs, the run directory.
+
+    Other tools' filters, routes and interfaces stay. Refused while an agent runs. A lab is removed with `lab down`.
+    """
+    from ebpfnet.status import ask
+
+    if os.geteuid() != 0:
+        raise NotRoot("cleanup needs root (CAP_BPF and CAP_NET_ADMIN)")
+    for instance in instances:
+        if instance.node:
+            raise EbpfnetError("cleanup is for a node; `ebpfnet lab down` removes a lab")
+        try:
+            agent = ask(instance.run, "ping")
+        except NotRunning:
+            _clean(instance, dry_run=dry_run)
+        else:
+            raise EbpfnetError(f"an agent is running (pid {agent.get('pid')}): stop it first")
+
+
+def _clean(instance: nodes.Instance, *, dry_run: bool) -> None:
+    from pyroute2 import IPRoute
+
+    from ebpfnet.datapath import attach
+
+    verb = "would remove" if dry_run else "removed"
+    nothing = True
+    with IPRoute() as ip:
+        for link in ip.get_links():
+            names = attach.attached(ip, link["index"])
+            if names:
+                if not dry_run:
+                    attach.detach(ip, link["index"])
+                click.echo(f"{verb} {', '.join(names)} from {link.get_attr('IFLA_IFNAME')}")
+                nothing = False
+    for path in _ours(instance):
+        if not dry_run:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        click.echo(f"{verb} {path}")
+        nothing = False
+    if nothing:
+        click.echo("nothing of ours is here")
+
+
+def _ours(instance: nodes.Instance) -> list[Path]:
+    """Return our pins by name (a pin directory may hold others'), the directory when it is then empty, and run files."""
+    names = {*abi.TABLES, *abi.PROGRAMS}
+    pinned = list(instance.pins.iterdir()) if instance.pins.is_dir() else []
+    ours = sorted(path for path in pinned if path.name in names)
+    if instance.pins.is_dir() and len(ours) == len(pinned):
+        ours.append(instance.pins)
+    return ours + [path for name in ("agent.sock", "agent.lock") if (path := instance.run / name).exists()]

@@ -1,0 +1,94 @@
+"""``ebpfnet drop``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from ebpfnet import abi
+from ebpfnet.cli import instances as nodes
+from ebpfnet.cli import output as form
+from ebpfnet.cli.lookup import PROTOCOLS, Lookup
+
+COLUMNS = ("node", "hook", "reason", "packets", "bytes")
+SAMPLE_COLUMNS = ("node", "age", "hook", "reason", "protocol", "packet", "length")
+
+
+@click.group()
+def drop() -> None:
+    """Dropped packets, each with its reason."""
+
+
+def add_up(values: bytes) -> tuple[int, int]:
+    """Return packets and bytes of a counter over all CPUs."""
+    size = abi.Counter.size()
+    parts = [abi.Counter.unpack(values[at : at + size]) for at in range(0, len(values), size)]
+    return sum(part.packets for part in parts), sum(part.bytes for part in parts)
+
+
+def counters(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each hook and reason that dropped anything."""
+    rows = []
+    for key, value in tables["drops"].items():
+        packets, octets = add_up(value)
+        hook, reason = divmod(int.from_bytes(key, "little"), abi.DROP_MAX)
+        if packets:
+            where = {"hook": abi.Hook(hook).name.lower(), "reason": abi.DropReason(reason).name}
+            rows.append({"node": instance.node, **where, "packets": packets, "bytes": octets})
+    return rows
+
+
+def samples(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the last drops, newest first."""
+    lookup = Lookup(tables)
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    found = [abi.DropSample.unpack(value) for _, value in tables["drop_samples"].items()]
+    rows = []
+    for sample in sorted((each for each in found if each.sequence), key=lambda each: -each.sequence):
+        key = sample.tuple
+        row = {
+            "node": instance.node,
+            "age": form.age((now - sample.seen_ns) / 1e9),
+            "hook": sample.hook.name.lower(),
+            "reason": sample.reason.name,
+            "protocol": PROTOCOLS.get(key.protocol, str(key.protocol)) if key.protocol else None,
+            "packet": lookup.tuple(key) if any(key.source) else None,
+            "length": sample.length,
+            "ifindex": sample.ifindex,
+            "sequence": sample.sequence,
+        }
+        rows.append(row)
+    return rows
+
+
+@drop.command(name="list")
+@click.option("--samples", "recent", is_flag=True, help=f"The last {abi.DROP_SAMPLES} packets, newest first.")
+@click.option("--watch", is_flag=True, help="Print new samples as they come, until interrupted.")
+@nodes.options
+@form.options
+def list_drops(instances: list[nodes.Instance], output: str, *, recent: bool, watch: bool, headers: bool) -> None:
+    """List how many packets were dropped, by hook and reason; with --samples, which."""
+    if watch:
+        _watch(instances, output)
+        return
+    rows = []
+    for instance, tables in nodes.each(instances):
+        rows += samples(instance, tables) if recent else counters(instance, tables)
+    form.show(rows, SAMPLE_COLUMNS if recent else COLUMNS, output, headers=headers)
+
+
+def _watch(instances: list[nodes.Instance], output: str) -> None:
+    """Follow the samples; what was there before is not printed."""
+    last: dict[str, int] = {}
+    first = True
+    while True:
+        for instance, tables in nodes.each(instances):
+            rows = samples(instance, tables)
+            before = last.get(instance.node, rows[0]["sequence"] if first and rows else 0)
+            fresh = [row for row in reversed(rows) if row["sequence"] > before]
+            last[instance.node] = max([before, *(row["sequence"] for row in fresh)])
+            form.show(fresh, SAMPLE_COLUMNS, output, headers=False)
+        first = False
+        time.sleep(0.5)

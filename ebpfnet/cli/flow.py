@@ -1,0 +1,95 @@
+"""``ebpfnet flow``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from ebpfnet import abi
+from ebpfnet.cli import instances as nodes
+from ebpfnet.cli import output as form
+from ebpfnet.cli.lookup import PROTOCOLS, Lookup, host_port
+
+COLUMNS = ("node", "protocol", "source", "destination", "backend", "service", "state", "idle")
+
+
+@click.group()
+def flow() -> None:
+    """Connections that the datapath remembers."""
+
+
+@flow.command(name="list")
+@click.option("--service", metavar="NAMESPACE/NAME[:PORT]", help="Through this service.")
+@click.option("--pod", metavar="NAMESPACE/NAME", help="From or to this pod of the node.")
+@click.option("--protocol", type=click.Choice(["TCP", "UDP", "SCTP", "ICMP"], case_sensitive=False))
+@click.option("--state", type=click.Choice([state.name for state in abi.FlowState], case_sensitive=False))
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many of each node.")
+@click.option("--replies/--no-replies", default=False, help="Also the entries that match the answers.")
+@nodes.options
+@form.options
+def list_flows(
+    instances: list[nodes.Instance], output: str, *, headers: bool, replies: bool, limit: int | None, **wanted: Any
+) -> None:
+    """List connections, one line each: the client, what it called, the backend it got, and how long it is idle."""
+    rows = []
+    for instance, tables in nodes.each(instances):
+        mine = []
+        for row in rows_of(instance, tables, replies=replies):
+            if matches(row, **wanted):
+                mine.append(row)
+                if limit and len(mine) >= limit:
+                    break
+        rows += mine
+    rows.sort(key=lambda row: (row["node"], row["idle_seconds"]))
+    form.show(rows, COLUMNS, output, headers=headers)
+
+
+def rows_of(instance: nodes.Instance, tables: dict[str, Any], *, replies: bool) -> Iterator[dict[str, Any]]:
+    """Yield a row for each connection."""
+    lookup = Lookup(tables)
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    for key, value in tables["flows"].items():
+        entry = abi.Flow.unpack(value)
+        if entry.flags & abi.FlowFlag.REPLY and not replies:
+            continue
+        this = abi.Tuple.unpack(key)
+        nat = bool(entry.flags & abi.FlowFlag.NAT)
+        idle = max(0.0, (now - entry.seen_ns) / 1e9)
+        service = lookup.name(entry.service) if entry.service else ""
+        source, target = lookup.pods.get(this.source, ""), lookup.pods.get(entry.to.destination, "")
+        yield {
+            "node": instance.node,
+            "protocol": PROTOCOLS.get(this.protocol, str(this.protocol)),
+            "source": _end(this.source, this.source_port, source),
+            "destination": _end(this.destination, this.destination_port, "" if nat else target),
+            "backend": _end(entry.to.destination, entry.to.destination_port, target) if nat else "",
+            "service": service,
+            "state": entry.state.name,
+            "idle": form.age(idle),
+            "idle_seconds": round(idle, 3),
+            "reply": bool(entry.flags & abi.FlowFlag.REPLY),
+            "source_pod": source,
+            "destination_pod": target,
+            "seen_as": host_port(entry.to.source, entry.to.source_port) if nat else "",
+        }
+
+
+def _end(address: bytes, port: int, pod: str) -> str:
+    plain = host_port(address, port)
+    return f"{plain} ({pod})" if pod else plain
+
+
+def matches(
+    row: dict[str, Any], service: str | None, pod: str | None, protocol: str | None, state: str | None
+) -> bool:
+    """Does a row pass the filters?"""
+    if service and service not in {row["service"], row["service"].rsplit(":", 1)[0]}:
+        return False
+    if pod and pod not in {row["source_pod"], row["destination_pod"]}:
+        return False
+    if protocol and row["protocol"] != protocol.upper():
+        return False
+    return not state or row["state"] == state.upper()

@@ -1,0 +1,61 @@
+"""Names for what the tables hold as numbers; read from the tables themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from ebpfnet import abi
+
+PROTOCOLS = {number.value: number.name for number in abi.Protocol} | {58: "ICMP"}
+
+
+def host_port(address: bytes, port: int) -> str:
+    """Return ADDRESS:PORT, IPv6 in brackets."""
+    ip = abi.unpack_address(address)
+    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+
+
+class Lookup:
+    """One node's names."""
+
+    def __init__(self, tables: Mapping[str, Any]) -> None:
+        self.tables = tables
+
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """Text by id."""
+        table = self.tables["names"]
+        return {int.from_bytes(key, "little"): abi.unpack_name(value) for key, value in table.items()}
+
+    @cached_property
+    def pods(self) -> dict[bytes, str]:
+        """Pod of this node by address."""
+        found = {}
+        for key, value in self.tables["pods"].items():
+            found[key] = self.names.get(abi.Pod.unpack(value).id, "?")
+        return found
+
+    @cached_property
+    def frontends(self) -> dict[bytes, str]:
+        """Service by address and port (the key's bytes)."""
+        return {key: self.name(abi.Service.unpack(value).id) for key, value in self.tables["services"].items()}
+
+    def name(self, identity: int) -> str:
+        """Return the text of an id; an id without one shows as hexadecimal."""
+        return self.names.get(identity, f"#{identity:016x}")
+
+    def end(self, address: bytes, port: int, protocol: int) -> str:
+        """Return one end of a connection with the pod's or service's name beside its address."""
+        plain = host_port(address, port)
+        known = self.pods.get(address) or self.frontends.get(abi.Frontend(address, port, protocol).pack())
+        return f"{plain} ({known})" if known else plain
+
+    def tuple(self, key: abi.Tuple) -> str:
+        """Return a connection in one line."""
+        ends = [
+            self.end(key.source, key.source_port, key.protocol),
+            self.end(key.destination, key.destination_port, key.protocol),
+        ]
+        return " -> ".join(ends)

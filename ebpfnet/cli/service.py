@@ -1,0 +1,101 @@
+"""``ebpfnet service``."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import click
+
+from ebpfnet import abi
+from ebpfnet.cli import instances as nodes
+from ebpfnet.cli import output as form
+from ebpfnet.cli.lookup import PROTOCOLS, Lookup
+from ebpfnet.exits import EbpfnetError
+
+COLUMNS = ("node", "service", "address", "port", "protocol", "backends")
+
+
+@click.group()
+def service() -> None:
+    """Services as the datapath serves them."""
+
+
+def rows_of(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each frontend, sorted by name."""
+    names = Lookup(tables).names
+    rows = []
+    for key, value in tables["services"].items():
+        frontend, entry = abi.Frontend.unpack(key), abi.Service.unpack(value)
+        row = {
+            "node": instance.node,
+            "service": names.get(entry.id, f"#{entry.id:016x}"),
+            "address": str(abi.unpack_address(frontend.address)),
+            "port": frontend.port,
+            "protocol": PROTOCOLS.get(frontend.protocol, str(frontend.protocol)),
+            "backends": entry.count,
+            "generation": entry.generation,
+            "id": f"{entry.id:016x}",
+        }
+        rows.append(row)
+    return sorted(rows, key=lambda row: (row["service"], row["address"]))
+
+
+@service.command(name="list")
+@nodes.options
+@form.options
+def list_services(instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
+    """List service ports with their cluster IPs and number of backends; 0 means connections are refused."""
+    rows = [row for instance, tables in nodes.each(instances) for row in rows_of(instance, tables)]
+    form.show(rows, COLUMNS, output, headers=headers)
+
+
+@service.command()
+@click.argument("name", metavar="NAMESPACE/NAME")
+@nodes.options
+@form.options
+def get(name: str, instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
+    """Show one service: its addresses, backends and connections."""
+    found, known = [], set()
+    for instance, tables in nodes.each(instances):
+        rows = rows_of(instance, tables)
+        known |= {row["service"].rsplit(":", 1)[0] for row in rows}
+        mine = [row for row in rows if name in {row["service"], row["service"].rsplit(":", 1)[0]}]
+        counts = _flows(tables, {int(row["id"], 16) for row in mine})
+        for row in mine:
+            identity = int(row["id"], 16)
+            backends = _backends(tables, identity, row["generation"], row["backends"])
+            found.append({**row, "flows": counts.get(identity, 0), "endpoints": backends})
+    if not found:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise EbpfnetError(f"no service {name!r} in the tables{hint}")
+    if output in {"json", "yaml"}:
+        form.document(found, output)
+        return
+    form.show(found, (*COLUMNS, "flows", "generation"), "table", headers=headers)
+    for row in found:
+        click.echo(f"\n{row['service']} {row['address']}:{row['port']} {'on ' + row['node'] if row['node'] else ''}")
+        form.show(row["endpoints"] or [{"backend": "(none: connections are refused)"}], ("backend", "pod"), "table")
+
+
+def _flows(tables: dict[str, Any], ids: set[int]) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for _, value in tables["flows"].items():
+        entry = abi.Flow.unpack(value)
+        if entry.service in ids and not entry.flags & abi.FlowFlag.REPLY:
+            counts[entry.service] = counts.get(entry.service, 0) + 1
+    return counts
+
+
+def _backends(tables: dict[str, Any], identity: int, generation: int, count: int) -> list[dict[str, Any]]:
+    from ebpfnet.cli.lookup import host_port
+
+    pods = Lookup(tables).pods
+    out = []
+    for index in range(count):
+        raw = tables["slots"].get(abi.Slot(identity, generation, index).pack())
+        if raw is not None:
+            backend = abi.Backend.unpack(raw)
+            out.append({"backend": host_port(backend.address, backend.port), "pod": pods.get(backend.address, "")})
+    return sorted(out, key=lambda row: str(row["backend"]))

@@ -1,0 +1,96 @@
+"""Programs on interfaces: tc ``clsact`` with direct-action filters, replaced in one step and never detached first.
+
+Only filters whose name starts with ours are touched; with another tool's filters there we take the next free priority.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, NamedTuple
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from ebpfnet.datapath.load import Program
+
+PREFIX = "ebpfnet/"
+INGRESS, EGRESS = "ffff:fff2", "ffff:fff3"
+DIRECTIONS = {"from_pod": INGRESS, "from_network": INGRESS, "to_pod": EGRESS, "to_network": EGRESS}
+ETH_P_ALL = 3
+HANDLE = 0xEB
+
+
+class Filter(NamedTuple):
+    """A bpf filter on an interface."""
+
+    name: str
+    priority: int
+    handle: int
+
+
+def _parent(text: str) -> int:
+    major, minor = text.split(":")
+    return int(major, 16) << 16 | int(minor, 16)
+
+
+def filters(ip: IPRoute, ifindex: int, direction: str) -> list[Filter]:
+    """Return every filter of an interface's direction, other tools' too (their name may be empty)."""
+    found: dict[tuple[int, int], Filter] = {}
+    try:
+        messages: list[Any] = list(ip.get_filters(index=ifindex, parent=_parent(direction)))
+    except NetlinkError as error:
+        if error.code in {errno.EINVAL, errno.ENOENT, errno.ENODEV}:  # no clsact, or no interface
+            return []
+        raise
+    for message in messages:
+        options = message.get_attr("TCA_OPTIONS")
+        name = options.get_attr("TCA_BPF_NAME") if message.get_attr("TCA_KIND") == "bpf" and options else ""
+        priority, handle = message["info"] >> 16, message["handle"]
+        found[priority, handle] = Filter(name or "", priority, handle)
+    return list(found.values())
+
+
+def _place(ip: IPRoute, ifindex: int, direction: str) -> tuple[int, int]:
+    """Return priority and handle of our filter, or of where to put it."""
+    there = filters(ip, ifindex, direction)
+    for each in there:
+        if each.name.startswith(PREFIX):
+            return each.priority, each.handle
+    taken = {each.priority for each in there}
+    return next(number for number in range(1, 65535) if number not in taken), HANDLE
+
+
+def attach(ip: IPRoute, ifindex: int, program: Program) -> None:
+    """Put a program on its hook of an interface, in place of its former version; raises ``NetlinkError``."""
+    direction = DIRECTIONS[program.name]
+    try:
+        ip.tc("add", "clsact", ifindex)
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:
+            raise
+    priority, handle = _place(ip, ifindex, direction)
+    arguments = {"handle": handle, "prio": priority, "parent": direction, "protocol": ETH_P_ALL}
+    name = PREFIX + program.name
+    ip.tc("replace-filter", "bpf", ifindex, fd=program.fd, name=name, direct_action=True, **arguments)
+
+
+def attached(ip: IPRoute, ifindex: int) -> list[str]:
+    """Return the names of our programs on an interface."""
+    names = [each.name for direction in (INGRESS, EGRESS) for each in filters(ip, ifindex, direction)]
+    return sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+
+
+def detach(ip: IPRoute, ifindex: int) -> int:
+    """Remove our filters from an interface, and its clsact when nobody else uses it; returns how many there were."""
+    ours = others = 0
+    for direction in (INGRESS, EGRESS):
+        for each in filters(ip, ifindex, direction):
+            if not each.name.startswith(PREFIX):
+                others += 1
+                continue
+            ours += 1
+            where = {"handle": each.handle, "prio": each.priority, "parent": direction, "protocol": ETH_P_ALL}
+            ip.tc("del-filter", "bpf", ifindex, **where)
+    if ours and not others:
+        ip.tc("del", "clsact", ifindex)
+    return ours

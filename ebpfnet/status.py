@@ -1,0 +1,68 @@
+"""The agent's socket: one JSON request a line, one JSON answer a line (``{"get": "status"}``, ``{"get": "ping"}``)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ebpfnet.exits import NotRunning
+
+log = logging.getLogger(__name__)
+NAME = "agent.sock"
+
+
+def serve(run: Path, status: Callable[[], dict[str, Any]], stop: threading.Event) -> None:
+    """Answer on ``run``/agent.sock until ``stop`` is set."""
+    path = run / NAME
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen()
+        listener.settimeout(0.2)
+        while not stop.is_set():
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                continue
+            with connection, contextlib.suppress(OSError, ValueError):
+                connection.settimeout(2)
+                _answer(connection, status)
+    path.unlink(missing_ok=True)
+
+
+def _answer(connection: socket.socket, status: Callable[[], dict[str, Any]]) -> None:
+    with connection.makefile("rwb") as stream:
+        request = json.loads(stream.readline(4096))
+        match request:
+            case {"get": "status"}:
+                answer: dict[str, Any] = status()
+            case {"get": "ping"}:
+                answer = {"ok": True, "pid": os.getpid()}
+            case _:
+                answer = {"error": "unknown request; there are {\"get\": \"status\"} and {\"get\": \"ping\"}"}
+        stream.write(json.dumps(answer).encode() + b"\n")
+        stream.flush()
+
+
+def ask(run: Path, what: str = "status", timeout_s: float = 5.0) -> dict[str, Any]:
+    """Return an agent's answer; raises ``NotRunning`` when none is there."""
+    path = run / NAME
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout_s)
+            connection.connect(str(path))
+            with connection.makefile("rwb") as stream:
+                stream.write(json.dumps({"get": what}).encode() + b"\n")
+                stream.flush()
+                answer = json.loads(stream.readline())
+    except (OSError, ValueError) as error:
+        raise NotRunning(f"no agent answers on {path} ({error})") from error
+    return dict(answer)
