@@ -1,0 +1,1 @@
+"""What the datapath does to a connection, answered without a cluster."""

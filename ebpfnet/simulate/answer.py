@@ -1,0 +1,121 @@
+"""The answer to one flow: its samples sent, both directions followed, what arrived held against what should."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ebpfnet.simulate import packets
+from ebpfnet.simulate.directory import Journey, Place
+from ebpfnet.simulate.flows import Flow
+from ebpfnet.simulate.trace import Arrival, Step, Trace
+from ebpfnet.simulate.world import Frontend, World
+
+FIRST_PORT = 32_768
+PORTS = 28_000
+SEVERITY = {"allow": 0, "reject": 1, "drop": 2}
+
+
+class Sample(NamedTuple):
+    """What became of one connection; ``backend`` is ``IP:PORT`` once the packet was translated to it."""
+
+    verdict: str
+    reason: str | None
+    backend: str | None
+    snat: str | None
+    steps: list[Step]
+
+
+def answer(world: World, flow: Flow) -> dict[str, Any]:
+    """Return the answer to a flow, all but its own text; raises ``BadFlow``."""
+    journey = world.directory.resolve(flow, FIRST_PORT)
+    key = journey.key
+    client = world.node(journey.client.node)
+    frontend = client.frontend(key) if journey.client.kind == "pod" else None
+    counts: dict[str, dict[str, Any]] = {}
+    for backend in frontend.backends if frontend else ():
+        counts[backend] = {"hits": 0, "snat": None}
+    shown: Sample | None = None
+    for number in range(flow.samples):
+        sample = _sample(world, journey.client, _with_port(key, FIRST_PORT + number % PORTS, flow), frontend)
+        if frontend and sample.backend:
+            entry = counts.setdefault(sample.backend, {"hits": 0, "snat": None})
+            entry["hits"] += 1
+            entry["snat"] = sample.snat or entry["snat"]
+        if shown is None or SEVERITY[sample.verdict] > SEVERITY[shown.verdict]:
+            shown = sample
+    assert shown is not None
+    return {
+        "verdict": shown.verdict,
+        "reason": shown.reason,
+        "service": frontend.label if frontend else None,
+        "backends": counts,
+        "affinity_seconds": None,
+        "rule": None,
+        "steps": [step.document() for step in shown.steps],
+    }
+
+
+def _with_port(key: bytes, source_port: int, flow: Flow) -> bytes:
+    raw = source_port.to_bytes(2, "big")
+    return key[:32] + raw + (raw if flow.protocol == "ICMP" else key[34:36]) + key[36:]
+
+
+def _sample(world: World, client: Place, key: bytes, frontend: Frontend | None) -> Sample:
+    trace = Trace(world)
+    try:
+        return _judge(trace, client, key, frontend)
+    finally:
+        trace.clean()
+
+
+def _judge(trace: Trace, client: Place, key: bytes, frontend: Frontend | None) -> Sample:
+    there = trace.send(client, key, answer=False)
+    if there.place is None:
+        return _stopped(trace, there, key, _translated(trace, frontend))
+    seen = packets.tuple_of(there.packet)
+    backend = packets.show_end(seen[16:32], seen[34:36]) if frontend else None
+    snat = packets.show_address(seen[:16]) if seen[:16] != key[:16] else None
+    if not _forward_is_right(seen, key, frontend, backend) or not packets.checksums_hold(there.packet):
+        trace.end(there.place.node, "mistranslated", seen)
+        return Sample("drop", None, backend, snat, trace.steps)
+    back = trace.send(there.place, packets.reverse(seen), answer=True)
+    if back.place is None:
+        return Sample("drop", trace.steps[-1].reason, backend, snat, trace.steps)
+    heard = packets.tuple_of(back.packet)
+    if not (_is_home(back.place, client) and heard == packets.reverse(key) and packets.checksums_hold(back.packet)):
+        trace.end(back.place.node, "mistranslated", heard)
+        return Sample("drop", None, backend, snat, trace.steps)
+    return Sample("allow", None, backend, snat, trace.steps)
+
+
+def _is_home(place: Place, client: Place) -> bool:
+    """Outside is one place: an answer may leave by another node than the one that its question came in by."""
+    return place == client or place.kind == client.kind == "outside"
+
+
+def _translated(trace: Trace, frontend: Frontend | None) -> str | None:
+    """Return the backend that was chosen for a packet that got lost later, or None."""
+    first = trace.steps[0]
+    if frontend is None or first.verdict in {"drop", "reject"}:
+        return None
+    return packets.show_end(first.key[16:32], first.key[34:36])
+
+
+def _forward_is_right(seen: bytes, key: bytes, frontend: Frontend | None, backend: str | None) -> bool:
+    """Without a service nothing may be changed; with one, a backend of it, and the client as it is unless hidden."""
+    if frontend is None:
+        return seen == key
+    if backend not in frontend.backends or seen[36:] != key[36:]:
+        return False
+    hidden = seen[:16] == key[16:32]  # a pod that reaches itself sees the service as its client
+    return hidden == (seen[16:32] == key[:16]) and (hidden or seen[:16] == key[:16])
+
+
+def _stopped(trace: Trace, arrival: Arrival, key: bytes, backend: str | None) -> Sample:
+    last = trace.steps[-1]
+    if last.verdict != "reject":
+        return Sample("drop", last.reason, backend, None, trace.steps)
+    if not packets.is_refusal(arrival.packet, key):
+        trace.end(last.node, "mistranslated", key)
+        return Sample("drop", None, backend, None, trace.steps)
+    return Sample("reject", last.reason, backend, None, trace.steps)

@@ -1,0 +1,155 @@
+"""A packet's way from hook to hook, across nodes. What is no program of ours is modelled: the nodes' routers and what is
+outside.
+
+The model of a router: an address of a pod here goes down the pod's wire (``to_pod``), an own address to a process, the
+rest out of the uplink (``to_network``); the network carries it to the node that has the address or its block
+(``from_network``), or outside, where somebody answers unless the address is the cluster's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ebpfnet import abi
+from ebpfnet.simulate import packets
+from ebpfnet.simulate.directory import Place
+from ebpfnet.simulate.world import UPLINK_IFINDEX, Node, World
+
+HOPS_MAX = 16
+ROUTER_MAC = b"\x02\xeb\xff\xff\xff\x01"
+OUTSIDE_MAC = b"\x02\xeb\xff\xff\xff\x02"
+OUTCOMES = tuple(outcome.name.lower() for outcome in abi.Outcome)
+REASONS = tuple(reason.name for reason in abi.DropReason)
+
+
+class Step(NamedTuple):
+    """One program that ran, or (``program`` None) where the model says that the way ends."""
+
+    node: str
+    program: str | None
+    verdict: str
+    reason: str | None
+    direction: str
+    key: bytes
+
+    def document(self) -> dict[str, Any]:
+        """Return the step as it is printed."""
+        packet = packets.show(self.key)
+        return {
+            "node": self.node,
+            "program": self.program,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "direction": self.direction,
+            "packet": packet,
+        }
+
+
+class Arrival(NamedTuple):
+    """Where a packet ended; ``place`` None: it did not arrive, and the last step says why."""
+
+    place: Place | None
+    packet: bytes
+
+
+class Trace:
+    """One connection's first packet and its answer. ``steps`` grows as they go; ``clean`` removes what they left."""
+
+    def __init__(self, world: World) -> None:
+        self.steps: list[Step] = []
+        self._world = world
+        self._directory = world.directory
+        self._left: list[tuple[Node, bytes]] = []
+        self._direction = "forward"
+
+    def send(self, place: Place, key: bytes, *, answer: bool) -> Arrival:
+        """Send the first packet with this tuple, or the answer, from a place, and follow it to its end."""
+        self._direction = "reply" if answer else "forward"
+        node = self._world.node(place.node)
+        if place.kind == "pod":
+            wire = node.wires[place.pod]
+            return self._from_pod(node, packets.build(key, wire.mac, ROUTER_MAC, answer=answer), wire.ifindex)
+        packet = packets.build(key, OUTSIDE_MAC, ROUTER_MAC, answer=answer)
+        if place.kind == "host":
+            return self._route(node, packet, 0, key)
+        return self._from_network(node, packet)
+
+    def end(self, node: str, verdict: str, key: bytes) -> None:
+        """Note where and why the model says that the way ends."""
+        self.steps.append(Step(node, None, verdict, None, self._direction, key))
+
+    def clean(self) -> None:
+        """Forget the connection on every node."""
+        for node, key in self._left:
+            node.forget(key)
+        self._left.clear()
+
+    def _run(self, node: Node, program: str, packet: bytes, ifindex: int) -> tuple[int, bytes, int, bytes]:
+        """Run a program; returns outcome, packet, target interface, and the packet's tuple as it now is."""
+        result = node.run(program, packet, ifindex)
+        outcome, reason, target = result.cb[:3]
+        before = packets.tuple_of(packet)
+        if outcome < abi.Outcome.REJECT:
+            after = packets.tuple_of(result.packet)
+        else:
+            after = node.remembered(before) or before
+        self._left += (node, before), (node, packets.reverse(after))
+        text = REASONS[reason] if outcome >= abi.Outcome.REJECT else None
+        self.steps.append(Step(node.name, program, OUTCOMES[outcome], text, self._direction, after))
+        return outcome, result.packet, target, after
+
+    def _from_pod(self, node: Node, packet: bytes, ifindex: int) -> Arrival:
+        outcome, packet, target, key = self._run(node, "from_pod", packet, ifindex)
+        return self._go_on(node, outcome, packet, target, key, ifindex, hops=0)
+
+    def _from_network(self, node: Node, packet: bytes, hops: int = 0) -> Arrival:
+        outcome, packet, target, key = self._run(node, "from_network", packet, UPLINK_IFINDEX)
+        return self._go_on(node, outcome, packet, target, key, UPLINK_IFINDEX, hops=hops)
+
+    def _go_on(
+        self, node: Node, outcome: int, packet: bytes, target: int, key: bytes, ifindex: int, *, hops: int
+    ) -> Arrival:
+        if outcome == abi.Outcome.POD:
+            return self._into_pod(node, packet, target, key)
+        if outcome >= abi.Outcome.REJECT:
+            return Arrival(None, packet)
+        return self._route(node, packet, ifindex, key, hops)
+
+    def _into_pod(self, node: Node, packet: bytes, ifindex: int, key: bytes) -> Arrival:
+        pod = node.pods.get(ifindex)
+        if pod is None or packet[:6] != node.wires[pod].mac:
+            self.end(node.name, "misdelivered", key)
+            return Arrival(None, packet)
+        return Arrival(Place("pod", node.name, pod), packet)
+
+    def _route(self, node: Node, packet: bytes, ifindex: int, key: bytes, hops: int = 0) -> Arrival:
+        """What the host's stack does with a packet that is its own (``ifindex`` 0) or that it forwards."""
+        destination = key[16:32]
+        if self._directory.host_at(destination) == node.name:
+            return Arrival(Place("host", node.name), packet)
+        pod = self._directory.pod_at(destination)
+        local = pod is not None and node.wires.get(f"{pod.ref.namespace}/{pod.ref.name}")
+        mac = local.mac if local else OUTSIDE_MAC
+        packet = packets.forwarded(packet, ROUTER_MAC, mac) if ifindex else mac + ROUTER_MAC + packet[12:]
+        if local:
+            outcome, packet, _, key = self._run(node, "to_pod", packet, ifindex)
+            stays = outcome == abi.Outcome.STACK
+            return self._into_pod(node, packet, local.ifindex, key) if stays else Arrival(None, packet)
+        return self._carry(node, packet, ifindex, key, hops)
+
+    def _carry(self, node: Node, packet: bytes, ifindex: int, key: bytes, hops: int) -> Arrival:
+        """Out of the uplink, and in where the network takes it."""
+        owner = self._directory.owner_of(key[16:32])
+        if owner == node.name or hops > HOPS_MAX:  # of this node's block, but nobody's; or a loop
+            self.end(node.name, "unreachable", key)
+            return Arrival(None, packet)
+        outcome, packet, _, key = self._run(node, "to_network", packet, ifindex)
+        if outcome >= abi.Outcome.REJECT:
+            return Arrival(None, packet)
+        owner = self._directory.owner_of(key[16:32])
+        if owner is not None:
+            return self._from_network(self._world.node(owner), packet, hops + 1)
+        if self._directory.is_inside(key[16:32]):
+            self.end(node.name, "unreachable", key)
+            return Arrival(None, packet)
+        return Arrival(Place("outside", node.name), packet)
