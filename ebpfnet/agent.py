@@ -120,6 +120,8 @@ class Agent:
                 if not found:
                     raise NotRunning(f"--uplink {name}: no such interface")
                 self._attach(ip, found[0], ("from_network", "to_network"))
+            # Before the first sync: a pod whose wire is not known would lose its entry and its flows.
+            self._on_interfaces(interfaces.pod_interfaces(ip))
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _attach(self, ip: IPRoute, ifindex: int, names: tuple[str, ...]) -> None:
