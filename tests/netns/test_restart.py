@@ -100,9 +100,14 @@ def running(loads: Sequence[tuple[Callable[..., None], tuple[object, ...]]]) -> 
 
 
 def progress(results: list[Load], wait: Wait) -> None:
-    """Wait until each load got another hundred things done."""
+    """Wait until each load got another hundred things done, or failed."""
     goals = [result.done + 100 for result in results]
-    wait(lambda: all(result.done >= goal for result, goal in zip(results, goals, strict=True)), 20)
+
+    def there() -> bool:
+        pairs = zip(results, goals, strict=True)
+        return any(result.failures for result in results) or all(result.done >= goal for result, goal in pairs)
+
+    wait(there, 20)
 
 
 def new_connections(result: Load, stop: threading.Event, caller: Inside, address: str, port: int) -> None:
