@@ -32,11 +32,14 @@ def at_most(name: str, value: float, unit: str, limit: float) -> Figure:
     return Figure(name, value, unit, bound=f"≤ {limit:,g} {unit}", holds=value <= limit)
 
 
-def against(name: str, unit: str, ours: Sequence[float], rival: str, theirs: Sequence[float], least: float) -> Figure:
-    """Return a rate beside a rival's, measured round by round; it holds from a ratio of ``least``."""
+def against(
+    name: str, unit: str, ours: Sequence[float], rival: str, theirs: Sequence[float], least: float | None = None
+) -> Figure:
+    """Return a rate beside a rival's, measured round by round; with ``least`` it holds from that ratio."""
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
     value, rival_value = statistics.median(ours), statistics.median(theirs)
-    return Figure(name, value, unit, rival, rival_value, ratio, f"≥ {least:g} ×", ratio >= least)
+    bound = None if least is None else f"≥ {least:g} ×"
+    return Figure(name, value, unit, rival, rival_value, ratio, bound, None if least is None else ratio >= least)
 
 
 def percentile(values: Iterable[float], per_cent: float) -> float:
