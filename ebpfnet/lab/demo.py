@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import collections
+import ipaddress
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -43,7 +46,7 @@ def run(name: str) -> None:
         _tell(
             f"up after {time.monotonic() - started:.1f} s: one agent per node, eBPF programs on every pod's interface"
         )
-        for chapter in (_services, _refused, _hairpin, _tables, _edit, _restart):
+        for chapter in (_services, _refused, _hairpin, _tables, _forged, _edit, _restart):
             chapter(lab)
         _title("Taking everything down")
     _tell(f"done in {time.monotonic() - started:.1f} s. Your turn: `ebpfnet lab up`, then `ebpfnet lab --help`.")
@@ -94,8 +97,25 @@ def _hairpin(lab: Lab) -> None:
 def _tables(lab: Lab) -> None:
     """Show what the kernel holds, through the command line."""
     _title("What the kernel of node-a holds")
-    for words in (("service", "list"), ("backend", "list"), ("pod", "list"), ("drop", "list")):
-        _command(lab, "node-a", *words)
+    _command(lab, "node-a", "service", "list")
+    _command(lab, "node-a", "backend", "list")
+    _command(lab, "node-a", "pod", "list")
+    _command(lab, "node-a", "flow", "list", rows=8)
+
+
+def _forged(lab: Lab) -> None:
+    """Show that a pod sends from its own address only."""
+    _title("A pod that lies about its address")
+    caller, target = lab.pod("client"), lab.pod("dns-a")
+    forged = lab.pod("web-b").v4
+    udp = struct.pack("!HHHH", 4000, 5353, 8 + 5, 0) + b"hello"
+    addresses = ipaddress.IPv4Address(forged).packed + ipaddress.IPv4Address(target.v4).packed
+    packet = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, socket.IPPROTO_UDP, 0) + addresses + udp
+    with caller.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        for _ in range(3):
+            raw.sendto(packet, (target.v4, 0))
+    _tell(f"{caller.name} sent 3 datagrams in the name of {forged}; dropped where they left it:")
+    _command(lab, "node-a", "drop", "list")
 
 
 def _edit(lab: Lab) -> None:
@@ -113,9 +133,13 @@ def _edit(lab: Lab) -> None:
                 last = time.monotonic()
         if last - edited > _MOVE_SECONDS:
             raise TimeoutError("web-c still gets new connections")
-    _tell(f"its last new connection came {(last - edited) * 1000:.0f} ms after the edit; now:")
+    moved = "no new connection got there any more"
+    if last > edited:
+        moved = f"its last new connection came {(last - edited) * 1000:.0f} ms after the edit"
     for address in web.addresses:
+        _tell(f"{moved}; {_CONNECTIONS} to {_shown(address)}:80")
         _spread(client.tcp(caller, address, 80) for _ in range(_CONNECTIONS))
+        moved = "\nand over IPv6"
 
 
 def _restart(lab: Lab) -> None:
@@ -146,13 +170,16 @@ def _spread(answers: Iterable[Answer]) -> None:
         _tell(f"  {pod:<16} {_paint('good', bar)} {count}")
 
 
-def _command(lab: Lab, node: str, *words: str) -> None:
+def _command(lab: Lab, node: str, *words: str, rows: int | None = None) -> None:
     """Run ``ebpfnet WORDS`` for a node of the lab, and show it as a person would have typed it."""
     line = [*words, "--lab", lab.name, "--node", node]
     print(_paint("dim", f"\n  $ ebpfnet {' '.join(line)}"), flush=True)
     done = subprocess.run([sys.executable, "-m", "ebpfnet", *line], capture_output=True, text=True, check=False)
-    for text in (done.stdout + done.stderr).splitlines():
+    lines = (done.stdout + done.stderr).splitlines()
+    for text in lines[: rows and rows + 1]:
         _tell(text)
+    if rows is not None and len(lines) > rows + 1:
+        _tell(_paint("dim", f"… and {len(lines) - rows - 1} more"))
 
 
 def _shown(address: str) -> str:

@@ -1,0 +1,121 @@
+"""Manifests are edited while the lab runs; traffic follows, and what can't be read changes nothing."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ebpfnet.lab import client, folder
+from ebpfnet.lab.cluster import Inside, Lab
+from tests.netns import objects
+
+Wait = Callable[[Callable[[], object], float], None]
+
+
+@pytest.fixture
+def edited(lab: Lab) -> Iterator[Lab]:
+    """Return the shared lab, whose manifests and wires are put back afterwards."""
+    before = {path: path.read_text() for path in lab.manifests.iterdir()}
+    yield lab
+    for path in set(lab.manifests.iterdir()) - before.keys():
+        path.unlink()
+    for path, text in before.items():
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+    lab.sync()
+
+
+def test_a_backend_taken_away_gets_no_new_connection(edited: Lab, caller: Inside, family: int, wait: Wait):
+    address = edited.service("web").of(family)
+    folder.edit(edited.manifests / "web.yaml", keep(1))
+    wait(lambda: answering(caller, address) == {"default/web-a"}, 3)
+
+
+def test_an_open_connection_outlives_its_endpoint(edited: Lab, caller: Inside, family: int, wait: Wait):
+    address = edited.service("far").of(family)
+    with caller.socket(family, socket.SOCK_STREAM) as sock, sock.makefile("rb") as stream:
+        sock.settimeout(3)
+        sock.connect((address, 80))
+        folder.edit(edited.manifests / "tests.yaml", keep(0, "far"))
+        wait(lambda: refused(caller, address), 3)
+        sock.sendall(b"still there?\n")
+        assert client.parse(stream.readline()).pod == f"default/{objects.FAR_WEB}"
+
+
+def test_a_service_that_is_deleted_is_nobodys_address(edited: Lab, caller: Inside, family: int, wait: Wait):
+    address = edited.service("mirror").of(family)
+    (edited.manifests / "mirror.yaml").unlink()
+    wait(lambda: not reachable(caller, address), 3)
+
+
+def test_a_new_pod_behind_a_new_service(edited: Lab, caller: Inside, family: int, wait: Wait):
+    documents: list[dict[str, Any]] = [objects.pod("late", 1, 77), objects.pod("later", 2, 78)]
+    service = objects.service("fresh", 230, [("http", "TCP", 80, 8080)], [objects.NEAR_WEB])
+    for each, index in ((service[1], 0), (service[2], 1)):
+        each["endpoints"] = [{"addresses": [pod["status"]["podIPs"][index]["ip"]]} for pod in documents]
+    (edited.manifests / "late.yaml").write_text(yaml.safe_dump_all([*documents, *service]))
+    edited.sync()
+    address = service[0]["spec"]["clusterIPs"][family == socket.AF_INET6]
+    wait(lambda: answering(caller, address) == {"default/late", "default/later"}, 3)
+
+
+def test_a_half_written_file_keeps_the_last_good_version(edited: Lab, caller: Inside, family: int, wait: Wait):
+    path = edited.manifests / "web.yaml"
+    path.write_text(path.read_text()[:700] + '\n  broken: "')
+    wait(lambda: problems(edited), 3)
+    assert len(answering(caller, edited_address(family))) == 3
+
+
+def keep(count: int, service: str | None = None) -> Callable[[dict[str, Any]], None]:
+    """Return a change that keeps so many endpoints of each slice (of one service, or of all in the file)."""
+
+    def change(document: dict[str, Any]) -> None:
+        if document["kind"] == "EndpointSlice":
+            owner = document["metadata"]["labels"]["kubernetes.io/service-name"]
+            if service in {None, owner}:
+                document["endpoints"] = document["endpoints"][:count]
+
+    return change
+
+
+def answering(caller: Inside, address: str) -> set[str]:
+    """Return the pods that answer forty connections."""
+    try:
+        return {client.tcp(caller, address, 80).pod for _ in range(40)}
+    except OSError:
+        return set()
+
+
+def refused(caller: Inside, address: str) -> bool:
+    """Say whether a connection is refused."""
+    try:
+        client.tcp(caller, address, 80)
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def reachable(caller: Inside, address: str) -> bool:
+    """Say whether a connection gets an answer."""
+    try:
+        client.tcp(caller, address, 80, timeout=0.5)
+    except OSError:
+        return False
+    return True
+
+
+def problems(lab: Lab) -> list[Any]:
+    """Return what the agent of node-a complains about."""
+    status = lab.agent_status("node-a")
+    return list(status["problems"]) if status else []
+
+
+def edited_address(family: int) -> str:
+    """Return the address of ``default/web`` from the packaged manifests: the lab's own file is broken just now."""
+    addresses = folder.cluster_ips(Path(folder.DEMO))["default/web"]
+    return addresses[family == socket.AF_INET6]

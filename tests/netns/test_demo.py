@@ -1,0 +1,69 @@
+"""The demo and the command line, as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+from tests.netns.test_lab import leftovers
+
+EBPFNET = [sys.executable, "-m", "ebpfnet"]
+
+
+def test_the_demo_runs_twice(lab_name: str):
+    for _ in range(2):
+        done = run("lab", "demo", "--name", lab_name, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Traceback" not in done.stdout
+        for each in ("default/web-c", "Connection refused", "default/web:http", "SPOOFED_ADDRESS", "done in"):
+            assert each in done.stdout
+    assert leftovers(lab_name) == []
+
+
+def test_the_demo_interrupted_cleans_up(lab_name: str):
+    command = [*EBPFNET, "lab", "demo", "--name", lab_name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "connections to" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.communicate(timeout=30)[0]
+    assert process.returncode != 0
+    assert "Traceback" not in rest
+    assert leftovers(lab_name) == []
+
+
+def test_up_status_exec_down(lab_name: str):
+    assert run("lab", "up", "--name", lab_name).returncode == 0
+    status = json.loads(run("lab", "status", "--name", lab_name, "-o", "json").stdout)
+    assert all(node["agent"]["synced"] for node in status["nodes"])
+    get = "import urllib.request as r; print(r.urlopen('http://10.96.0.10/').read().decode())"
+    answer = run("lab", "exec", "--name", lab_name, "client", "--", sys.executable, "-c", get)
+    assert json.loads(answer.stdout)["protocol"] == "HTTP"
+    node = run("lab", "exec", "--name", lab_name, "--node", "node-b", "--", "ip", "-br", "link")
+    assert "uplink" in node.stdout
+    assert run("lab", "exec", "--name", lab_name, "client", "--", "false").returncode == 1
+    assert run("lab", "down", "--name", lab_name).returncode == 0
+    assert run("lab", "down", "--name", lab_name).returncode == 0
+    assert leftovers(lab_name) == []
+
+
+def test_status_of_no_lab(lab_name: str):
+    done = run("lab", "status", "--name", lab_name)
+    assert (done.returncode, done.stdout) == (8, "")
+    assert f"no lab '{lab_name}' is up" in done.stderr
+
+
+def test_exec_in_no_pod(lab_name: str):
+    run("lab", "up", "--name", lab_name, "--no-agents")
+    done = run("lab", "exec", "--name", lab_name, "nobody", "--", "true")
+    assert done.returncode == 8
+    assert "no pod 'nobody' (pods: default/client" in done.stderr
+
+
+def run(*words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    """Run ``ebpfnet WORDS``."""
+    return subprocess.run([*EBPFNET, *words], capture_output=True, text=True, timeout=timeout, check=False)
