@@ -32,7 +32,9 @@ def of_lab(name: str) -> list[Instance]:
     if not nodes:
         known = ", ".join(sorted(path.name for path in LABS.glob("*/") if any(path.glob("bpf/*/")))) or "none"
         raise NotRunning(f"no lab {name!r} with nodes is up (up: {known}); `ebpfnet lab up` starts one")
-    return [Instance(path.name, path, root / "nodes" / path.name) for path in nodes]
+    # A bpffs has no names with dots, and a node's name no underscore.
+    names = [path.name.replace("_", ".") for path in nodes]
+    return [Instance(name, path, root / "nodes" / name) for name, path in zip(names, nodes, strict=True)]
 
 
 def find(directory: Path | None, run: Path | None, lab: str | None, node: str | None) -> list[Instance]:

@@ -6,7 +6,9 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+from ebpfnet.lab import folder
 from tests.netns.test_lab import leftovers
 
 EBPFNET = [sys.executable, "-m", "ebpfnet"]
@@ -49,6 +51,17 @@ def test_up_status_exec_down(lab_name: str):
     assert run("lab", "down", "--name", lab_name).returncode == 0
     assert run("lab", "down", "--name", lab_name).returncode == 0
     assert leftovers(lab_name) == []
+
+
+def test_nodes_whose_names_have_dots(lab_name: str, tmp_path: Path):
+    """A bpffs has no names with dots."""
+    for path in folder.DEMO.iterdir():
+        text = path.read_text().replace("node-a", "node-a.example.org")
+        (tmp_path / path.name).write_text(text)
+    done = run("lab", "up", "--name", lab_name, "-f", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    listed = run("status", "--lab", lab_name, "--node", "node-a.example.org", "-o", "json")
+    assert "node-a.example.org" in listed.stdout, listed.stderr
 
 
 def test_status_of_no_lab(lab_name: str):
