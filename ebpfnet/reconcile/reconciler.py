@@ -187,11 +187,12 @@ class Reconciler:
         """Read the tables back and write every difference; also the periodic check that nothing has drifted."""
         state = readback.read_services(self._tables)
         self._live = {}
-        self._writer.used = sum(map(len, state.slots.values()))
+        self._writer.forget(used=sum(map(len, state.slots.values())))
         for set_id, (entry, _) in self._wanted.items():
             live = readback.adopt(state, set_id, entry.frontend)
             if live is not None:
                 self._live[set_id] = live
+                self._writer.adopt(live)
         self._dirty = dict.fromkeys((*self._wanted, PODS))
         self._retry = {}
         self._pods.forget()

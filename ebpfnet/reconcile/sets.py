@@ -64,6 +64,7 @@ class SetWriter:
         self._services = tables["services"]
         self._slots = tables["slots"]
         self.used = 0  # slots in use
+        self._owner: dict[bytes, int] = {}  # which set a frontend leads to: an address may pass from one to another
 
     @property
     def room(self) -> int:
@@ -77,6 +78,22 @@ class SetWriter:
 
     def _flip(self, endpoints: EndpointSet, generation: int, count: int) -> None:
         self._services.put(endpoints.frontend, abi.Service(endpoints.id, generation, count).pack())
+        self._owner[endpoints.frontend] = endpoints.id
+
+    def _leave(self, endpoints: EndpointSet, frontend: bytes) -> None:
+        """Remove a frontend, unless it leads to another set by now."""
+        if self._owner.get(frontend) == endpoints.id:
+            self._services.delete(frontend)
+            del self._owner[frontend]
+
+    def forget(self, used: int) -> None:
+        """Start over: ``used`` slots were found in the tables."""
+        self.used = used
+        self._owner = {}
+
+    def adopt(self, endpoints: EndpointSet) -> None:
+        """Know a set that was found in the tables."""
+        self._owner[endpoints.frontend] = endpoints.id
 
     def create(self, fresh: Iterable[EndpointSet]) -> None:
         """Write new sets, many at a time: all slots before any frontend."""
@@ -102,6 +119,7 @@ class SetWriter:
         if heads:
             entries = b"".join([abi.Service(e.id, e.generation, e.count).pack() for e in heads])
             self._services.put_batch(b"".join([e.frontend for e in heads]), entries)
+            self._owner.update((e.frontend, e.id) for e in heads)
 
     def renew(self, endpoints: EndpointSet, run: bytes) -> None:
         """Replace the whole set: a new generation, the flip, the old one's end."""
@@ -154,13 +172,13 @@ class SetWriter:
 
     def move(self, endpoints: EndpointSet, frontend: bytes) -> None:
         """Let another frontend lead to the set: the new one first."""
-        self._services.put(frontend, abi.Service(endpoints.id, endpoints.generation, endpoints.count).pack())
         old, endpoints.frontend = endpoints.frontend, frontend
-        self._services.delete(old)
+        self._flip(endpoints, endpoints.generation, endpoints.count)
+        self._leave(endpoints, old)
 
     def remove_set(self, endpoints: EndpointSet) -> None:
         """Take a set away: the frontend first."""
-        self._services.delete(endpoints.frontend)
+        self._leave(endpoints, endpoints.frontend)
         keys = slot_keys(endpoints.id, endpoints.generation, 0, endpoints.count)
         self.used -= endpoints.count
         endpoints.run = bytearray()
@@ -176,4 +194,6 @@ class SetWriter:
             return None
         keys = split_keys(slot_keys(set_id, service.generation, 0, service.count))
         run = bytearray(b"".join([self._slots.get(key) or bytes(RECORD) for key in keys]))
-        return EndpointSet(set_id, frontend, service.generation, run)
+        endpoints = EndpointSet(set_id, frontend, service.generation, run)
+        self.adopt(endpoints)
+        return endpoints

@@ -1,0 +1,59 @@
+"""Model facts and tables for tests, in few words."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable
+
+from ebpfnet import abi
+from ebpfnet.maps.memory import MemoryTable
+from ebpfnet.maps.table import Table
+from ebpfnet.model import endpoints
+from ebpfnet.model.facts import EndpointSlice, Kind, Pod, Ref, Service, ServicePort, SlicePort
+
+TCP, UDP, SCTP = abi.Protocol.TCP, abi.Protocol.UDP, abi.Protocol.SCTP
+NODE = "node-a"
+WRITTEN = ("services", "slots", "pods", "names")
+
+
+def memory_tables(wrap: Callable[[MemoryTable], Table] | None = None, **sizes: int) -> dict[str, Table]:
+    """Return the tables that the reconciler writes, in memory; ``sizes`` are their capacities."""
+    tables: dict[str, Table] = {}
+    for name in WRITTEN:
+        spec = abi.TABLES[name]
+        table = MemoryTable(spec._replace(max_entries=sizes.get(name, spec.max_entries)))
+        tables[name] = wrap(table) if wrap else table
+    return tables
+
+
+def service(name: str, *addresses: str, ports: Iterable[tuple[str, int, int]] = (("http", TCP, 80),), created="") -> Service:
+    """Return a service of namespace default; ``ports`` are (name, protocol, port)."""
+    ips = tuple(ipaddress.ip_address(text) for text in addresses)
+    return Service(Ref(Kind.SERVICE, "default", name), ips, tuple(ServicePort(*port) for port in ports), created)
+
+
+def piece(
+    owner: str,
+    suffix: str,
+    ready: Iterable[str],
+    not_ready: Iterable[str] = (),
+    ports: Iterable[tuple[str, int, int]] = (("http", TCP, 8080),),
+) -> EndpointSlice:
+    """Return a slice of a service; the family is that of its addresses (IPv4 when there are none)."""
+    pairs = [(text, 3) for text in ready] + [(text, 0) for text in not_ready]
+    packed = [(abi.pack_address(ipaddress.ip_address(text)), conditions) for text, conditions in pairs]
+    ipv6 = any(":" in text for text, _ in pairs)
+    run = b"".join(endpoints.pack(*pair) for pair in packed)
+    ref = Ref(Kind.ENDPOINT_SLICE, "default", f"{owner}-{suffix}")
+    return EndpointSlice(ref, owner, ipv6, tuple(SlicePort(*port) for port in ports), run)
+
+
+def pod(name: str, *addresses: str, node: str = NODE, host_network: bool = False) -> Pod:
+    """Return a pod of namespace default."""
+    ips = tuple(ipaddress.ip_address(text) for text in addresses)
+    return Pod(Ref(Kind.POD, "default", name), node, ips, (), (), host_network)
+
+
+def wire(number: int) -> abi.Wire:
+    """Return a made-up wire."""
+    return abi.Wire(number, bytes((2, 0, 0, 0)) + number.to_bytes(2, "big"))
