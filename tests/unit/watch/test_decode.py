@@ -1,0 +1,158 @@
+"""Objects to facts: defaults, and every refusal with its field."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebpfnet.model.endpoints import Condition, unpack
+from ebpfnet.model.facts import EndpointSlice, Kind, Node, Pod, Service
+from ebpfnet.watch.decode import decode
+
+
+def service(**spec):
+    return {"kind": "Service", "metadata": {"name": "web"}, "spec": spec}
+
+
+def pieces(*endpoints, family="IPv4", **more):
+    labels = {"kubernetes.io/service-name": "web"}
+    head = {"kind": "EndpointSlice", "metadata": {"name": "web-a", "labels": labels}, "addressType": family}
+    return {**head, "ports": [{"name": "http", "port": 80}], "endpoints": list(endpoints), **more}
+
+
+def refusal(item) -> str:
+    found = decode(item)
+    assert found.fact is None
+    [problem] = found.problems
+    return f"{problem.field}: {problem.reason}"
+
+
+def test_namespace_defaults():
+    assert decode(service(clusterIP="10.0.0.1")).ref.namespace == "default"
+
+
+def test_protocol_defaults_to_tcp():
+    fact = decode(service(clusterIP="10.96.0.1", ports=[{"port": 80}])).fact
+    assert isinstance(fact, Service)
+    assert fact.ports[0].protocol == 6
+
+
+@pytest.mark.parametrize("spec", [{"clusterIP": "None"}, {"clusterIP": ""}, {}, {"type": "ExternalName", "clusterIP": "10.0.0.1"}])
+def test_services_without_a_cluster_ip(spec):
+    fact = decode(service(**spec)).fact
+    assert isinstance(fact, Service)
+    assert fact.cluster_ips == ()
+
+
+@pytest.mark.parametrize(
+    ("item", "text"),
+    [
+        (service(ports=[{"port": "80"}]), "spec.ports[0].port: Expected `int`, got `str`"),
+        (service(ports=[{"port": 0}]), "spec.ports[0].port: 0 is not a port"),
+        (service(ports=[{"port": 65536}]), "spec.ports[0].port: 65536 is not a port"),
+        (service(ports=[{"port": 80, "protocol": "QUIC"}]), "spec.ports[0].protocol: 'QUIC' is not TCP, UDP or SCTP"),
+        (service(ports=[{"port": 80}, {"port": 81}]), "spec.ports[1].name: missing, with several ports"),
+        (service(clusterIP="010.96.0.1"), "spec.clusterIP: '010.96.0.1' is not an IP address"),
+        (service(clusterIP="::ffff:10.0.0.1"), "spec.clusterIP: '::ffff:10.0.0.1' is an IPv4-mapped"),
+        (service(clusterIPs=["10.0.0.1", "10.0.0.2"]), "spec.clusterIPs[1]: a second IPv4 address"),
+        (service(clusterIP="127.0.0.1"), "spec.clusterIP: 127.0.0.1 is loopback"),
+        (service(clusterIPs="10.0.0.1"), "spec.clusterIPs: Expected `array | null`, got `str`"),
+        ({"kind": "Service", "metadata": {"name": "Web"}}, "metadata.name: 'Web' is not a name"),
+        ({"kind": "Service", "metadata": {}}, "metadata.name: '(no name)' is not a name"),
+        ({"kind": "Service", "spec": {}}, "metadata.name"),
+        ({"metadata": {"name": "x"}}, "kind: missing"),
+        (pieces(family="IPv5"), "addressType: 'IPv5' is not IPv4, IPv6 or FQDN"),
+        (pieces(ports=[{"port": -1}]), "ports[0].port: -1 is not a port"),
+        ({"kind": "Node", "metadata": {"name": "n"}, "spec": {"podCIDR": "10.0.0.1/8"}}, "spec.podCIDRs[0]: 10.0.0.1/8"),
+        ({"kind": "Pod", "metadata": {"name": "p"}, "status": {"podIPs": [{"ip": "x"}]}}, "status.podIPs[0].ip: 'x'"),
+    ],
+)
+def test_refusals_name_the_field(item, text: str):
+    assert refusal(item).startswith(text)
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "ConfigMap", "NetworkPolicy"])
+def test_other_kinds_are_none_of_our_business(kind: str):
+    assert decode({"kind": kind, "metadata": {"name": "x"}}) == (None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        (None, Condition.READY | Condition.SERVING),
+        ({}, Condition.READY | Condition.SERVING),
+        ({"ready": False}, Condition(0)),
+        ({"ready": False, "serving": True, "terminating": True}, Condition.SERVING | Condition.TERMINATING),
+        ({"ready": None, "serving": None, "terminating": None}, Condition.READY | Condition.SERVING),
+    ],
+)
+def test_endpoint_conditions(conditions, expected: Condition):
+    fact = decode(pieces({"addresses": ["10.0.0.1"], "conditions": conditions})).fact
+    assert isinstance(fact, EndpointSlice)
+    assert [found for _, found in unpack(fact.endpoints)] == [expected]
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "169.254.0.1", "224.0.0.1", "239.1.1.1", "0.0.0.0", "010.0.0.1", "10.0.0", "fd00::1", ""])
+def test_addresses_that_no_endpoint_can_have(text: str):
+    found = decode(pieces({"addresses": ["10.0.0.1"]}, {"addresses": [text]}))
+    assert isinstance(found.fact, EndpointSlice)
+    assert len(list(unpack(found.fact.endpoints))) == 1
+    assert [problem.field for problem in found.problems] == ["endpoints[1].addresses[0]"]
+
+
+@pytest.mark.parametrize("text", ["::1", "::", "fe80::1", "ff02::1", "::ffff:10.0.0.1", "fe80::1%eth0", "10.0.0.1"])
+def test_addresses_that_no_ipv6_endpoint_can_have(text: str):
+    found = decode(pieces({"addresses": ["fd00::1"]}, {"addresses": [text]}, family="IPv6"))
+    assert len(found.problems) == 1
+
+
+@given(st.ip_addresses(v=4))
+def test_the_quick_look_at_an_address_agrees_with_the_slow_one(address: ipaddress.IPv4Address):
+    found = decode(pieces({"addresses": [str(address)]}))
+    bad = address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified
+    assert bool(found.problems) == bad
+
+
+def test_null_lists_are_empty():
+    fact = decode(pieces(endpoints=None, ports=None)).fact
+    assert isinstance(fact, EndpointSlice)
+    assert (fact.ports, fact.endpoints) == ((), b"")
+
+
+def test_a_pod_without_an_address_is_a_fact_and_a_problem():
+    found = decode({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": {}})
+    assert isinstance(found.fact, Pod)
+    assert [problem.field for problem in found.problems] == ["status.podIPs"]
+
+
+def test_a_finished_pod_has_no_address():
+    status = {"phase": "Succeeded", "podIPs": [{"ip": "10.0.0.1"}]}
+    fact = decode({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": status}).fact
+    assert isinstance(fact, Pod)
+    assert fact.addresses == ()
+
+
+def test_a_nodes_addresses_are_the_internal_ones():
+    addresses = [{"type": "Hostname", "address": "n"}, {"type": "InternalIP", "address": "192.0.2.1"}]
+    fact = decode({"kind": "Node", "metadata": {"name": "n"}, "status": {"addresses": addresses}}).fact
+    assert isinstance(fact, Node)
+    assert [str(address) for address in fact.addresses] == ["192.0.2.1"]
+
+
+json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
+        ["metadata", "name", "namespace", "labels", "spec", "status", "ports", "port", "endpoints", "addresses", "clusterIP",
+         "clusterIPs", "podIPs", "ip", "addressType", "conditions", "kubernetes.io/service-name"]), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(list(Kind)), st.dictionaries(st.sampled_from(["metadata", "spec", "status", "ports", "endpoints", "addressType"]), json))
+def test_nothing_an_object_says_raises(kind: Kind, item):
+    found = decode({"kind": str(kind), **item})
+    assert found.fact is not None or found.problems or found.ref is None

@@ -1,0 +1,142 @@
+"""A folder of manifests: read, followed, and never trusted half written."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from pathlib import Path
+
+import pytest
+
+from ebpfnet.exits import BadInput
+from ebpfnet.model.facts import Accepted, Delete, Refused, Synced, Upsert
+from ebpfnet.watch.manifests import ManifestSource, parse, read
+
+A = "kind: Node\nmetadata: {name: a}\n"
+B = "kind: Node\nmetadata: {name: b}\n"
+
+
+def told(changes) -> list[str]:
+    out = []
+    for change in changes:
+        match change:
+            case Upsert(fact):
+                out.append(f"+{fact.ref.name}")
+            case Delete(ref):
+                out.append(f"-{ref.name}")
+            case Refused(problem):
+                out.append(f"!{Path(problem.ref.name).name}")
+            case Accepted(ref):
+                out.append(f"ok {Path(ref.name).name}")
+            case Synced():
+                out.append("synced")
+    return out
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> ManifestSource:
+    (tmp_path / "a.yaml").write_text(A)
+    found = ManifestSource(tmp_path)
+    assert told(found.scan()) == ["+a"]
+    return found
+
+
+def test_nothing_changed_nothing_told(source: ManifestSource):
+    assert source.scan() == []
+
+
+def test_rewritten_with_the_same_content_tells_nothing(source: ManifestSource):
+    (source.folder / "a.yaml").write_text("# the same\n" + A)
+    assert source.scan() == []
+
+
+def test_new_file(source: ManifestSource):
+    (source.folder / "b.yml").write_text(B)
+    assert told(source.scan()) == ["+b"]
+
+
+def test_deleted_file(source: ManifestSource):
+    (source.folder / "a.yaml").unlink()
+    assert told(source.scan()) == ["-a"]
+
+
+def test_an_object_that_moves_between_files_is_not_deleted(source: ManifestSource):
+    (source.folder / "a.yaml").rename(source.folder / "z.yaml")
+    assert source.scan() == []
+
+
+def test_half_written_keeps_the_last_good_version(source: ManifestSource):
+    (source.folder / "a.yaml").write_text("kind: Node\nmetadata: {name: [")
+    [refused] = source.scan()
+    assert isinstance(refused, Refused)
+    assert refused.problem.field.startswith("line ")
+    (source.folder / "a.yaml").write_text(B)
+    assert told(source.scan()) == ["-a", "+b", "ok a.yaml"]
+
+
+def test_a_bad_version_of_an_object_keeps_the_last_good_one(source: ManifestSource):
+    (source.folder / "a.yaml").write_text("kind: Node\nmetadata: {name: a}\nspec: {podCIDR: x}\n")
+    assert told(source.scan()) == ["!a"]
+    (source.folder / "a.yaml").write_text(A)
+    assert told(source.scan()) == ["ok a"]
+
+
+def test_one_object_in_two_files_is_taken_from_the_first_and_named(source: ManifestSource):
+    (source.folder / "b.yaml").write_text(A)
+    [refused] = source.scan()
+    assert "a.yaml" in refused.problem.reason
+    assert "b.yaml" in refused.problem.reason
+    (source.folder / "a.yaml").unlink()
+    assert told(source.scan()) == ["ok a"]
+
+
+def test_editors_files_are_no_manifests(source: ManifestSource):
+    for name in (".a.yaml.swp", ".#a.yaml", "a.yaml~", "#a.yaml#", "4913", ".hidden.yaml"):
+        (source.folder / name).write_text(B)
+    assert source.scan() == []
+
+
+def test_a_folder_that_goes_away_deletes_nothing(source: ManifestSource):
+    moved = source.folder.with_name("moved")
+    source.folder.rename(moved)
+    assert told(source.scan()) == [f"!{source.folder.name}"]
+    moved.rename(source.folder)
+    assert told(source.scan()) == [f"ok {source.folder.name}"]
+
+
+def test_lists_documents_and_json():
+    one = json.dumps({"kind": "NodeList", "items": [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}]})
+    assert len(parse("x.json", one.encode()).facts) == 2
+    assert len(parse("x.yaml", f"{A}---\n{B}---\n".encode()).facts) == 2
+    assert parse("x.yaml", b"").facts == {}
+
+
+def test_not_an_object():
+    content = parse("x.yaml", b"- 1\n- 2\n")
+    assert content.broken
+
+
+def test_read_once(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text(A)
+    assert told(read([tmp_path])) == ["+a", "synced"]
+    with pytest.raises(BadInput, match="no such file"):
+        read([tmp_path / "none"])
+
+
+def test_changes_are_delivered_while_running(tmp_path: Path):
+    delivered: queue.Queue[list] = queue.Queue()
+    stop = threading.Event()
+    thread = threading.Thread(target=ManifestSource(tmp_path).run, args=(delivered.put, stop))
+    thread.start()
+    try:
+        assert told(delivered.get(timeout=10)) == ["synced"]
+        (tmp_path / "new").write_text(A)
+        (tmp_path / "new").rename(tmp_path / "a.yaml")
+        assert told(delivered.get(timeout=10)) == ["+a"]
+        (tmp_path / "a.yaml").unlink()
+        assert told(delivered.get(timeout=10)) == ["-a"]
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+    assert not thread.is_alive()
