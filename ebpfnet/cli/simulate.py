@@ -29,7 +29,7 @@ def _networks(_: click.Context, parameter: click.Parameter, value: str | None) -
 @click.option("--flows", "flows_file", default="-", show_default=True, metavar="FILE",
               help="The flows, one JSON object a line.")  # fmt: skip
 @click.option("-o", "--output", type=click.Choice(["table", "json"]),
-              help="How to print.  [default: a table on a terminal, otherwise JSON lines]")  # fmt: skip
+              help="How to print; --interactive always JSON.  [default: table on a terminal, else JSON]")  # fmt: skip
 @click.option("--service-cidr", callback=_networks, metavar="CIDR,...", help="What ClusterIPs are taken from.")
 @click.option("--cluster-cidr", callback=_networks, metavar="CIDR,...", help="What pods' addresses are taken from.")
 @click.option("--nodeport-addresses", callback=_networks, metavar="CIDR,...",
@@ -62,8 +62,9 @@ def simulate(
         raise click.UsageError("-f PATH is missing (only --interactive can do without)")
     if flows_file == "-" and Path("-") in paths:
         raise click.UsageError("manifests and flows can't both come from standard input")
+    del nodeport_addresses  # read and checked, so that a command line for an agent is one for this too
     changes, complaints, refused = _read(paths)
-    as_json = output == "json" or (output is None and not sys.stdout.isatty())
+    as_json = interactive or output == "json" or (output is None and not sys.stdout.isatty())
     with _lines(flows_file) as lines, private_network():
         compiled = build.compiled(cache or build.DEFAULT_CACHE)
         with World(compiled, (*service_cidr, *cluster_cidr)) as world:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ebpfnet.simulate import packets
-from ebpfnet.simulate.directory import Journey, Place
+from ebpfnet.simulate.directory import Place
 from ebpfnet.simulate.flows import Flow
 from ebpfnet.simulate.trace import Arrival, Step, Trace
 from ebpfnet.simulate.world import Frontend, World

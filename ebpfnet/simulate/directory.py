@@ -117,7 +117,9 @@ class Directory:
         if found:
             return found
         address = abi.unpack_address(raw)
-        holders = [(cidr.prefixlen, name) for name, node in self.nodes.items() for cidr in node.pod_cidrs if address in cidr]
+        holders = [
+            (cidr.prefixlen, name) for name, node in self.nodes.items() for cidr in node.pod_cidrs if address in cidr
+        ]
         return max(holders)[1] if holders else None
 
     def is_inside(self, raw: bytes) -> bool:

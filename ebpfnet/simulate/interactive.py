@@ -114,4 +114,3 @@ def _accepted(problems: list[Problem]) -> dict[str, Any]:
 
 def _refusal(text: str) -> dict[str, Any]:
     return {"ok": False, "error": text}
-

@@ -84,10 +84,11 @@ def _sctp(ports: bytes, *, answer: bool) -> bytes:
 @functools.lru_cache(maxsize=1)
 def _crc32c_table() -> tuple[int, ...]:
     table = []
-    for value in range(256):
+    for octet in range(256):
+        crc = octet
         for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        table.append(crc)
     return tuple(table)
 
 
@@ -122,10 +123,7 @@ def tuple_of(packet: bytes) -> bytes:
         addresses, protocol, at = packet[22:54], packet[20], 54
     else:
         raise ValueError(f"not a plain IP packet: {packet[:40].hex()}")
-    if protocol in _ECHO_TYPES:
-        ports = packet[at + 4 : at + 6] * 2
-    else:
-        ports = packet[at : at + 4]
+    ports = packet[at + 4 : at + 6] * 2 if protocol in _ECHO_TYPES else packet[at : at + 4]
     return addresses + ports + bytes((protocol,)) + _TAIL
 
 

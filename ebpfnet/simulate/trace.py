@@ -1,9 +1,9 @@
-"""A packet's way from hook to hook, across nodes. What is no program of ours is modelled: the nodes' routers and what is
-outside.
+"""A packet's way from hook to hook, across nodes.
 
-The model of a router: an address of a pod here goes down the pod's wire (``to_pod``), an own address to a process, the
-rest out of the uplink (``to_network``); the network carries it to the node that has the address or its block
-(``from_network``), or outside, where somebody answers unless the address is the cluster's.
+What is no program of ours is modelled: the nodes' routers and what is outside. The model of a router: an address of a
+pod here goes down the pod's wire (``to_pod``), an own address to a process, the rest out of the uplink (``to_network``)
+and the network carries it to the node that has the address or its block (``from_network``), or outside, where somebody
+answers unless the address is the cluster's.
 """
 
 from __future__ import annotations
@@ -89,12 +89,10 @@ class Trace:
         result = node.run(program, packet, ifindex)
         outcome, reason, target = result.cb[:3]
         before = packets.tuple_of(packet)
-        if outcome < abi.Outcome.REJECT:
-            after = packets.tuple_of(result.packet)
-        else:
-            after = node.remembered(before) or before
+        ended = outcome >= abi.Outcome.REJECT
+        after = (node.remembered(before) or before) if ended else packets.tuple_of(result.packet)
         self._left += (node, before), (node, packets.reverse(after))
-        text = REASONS[reason] if outcome >= abi.Outcome.REJECT else None
+        text = REASONS[reason] if ended else None
         self.steps.append(Step(node.name, program, OUTCOMES[outcome], text, self._direction, after))
         return outcome, result.packet, target, after
 

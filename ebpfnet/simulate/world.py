@@ -7,7 +7,7 @@ exist nowhere. A node is brought up when it is first needed, and what a node tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from ebpfnet import abi
 from ebpfnet.datapath import load, testrun
@@ -109,7 +109,7 @@ class World:
         self.facts: dict[Ref, Fact] = {}
         self.directory = Directory(self._inside)
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,8 +119,10 @@ class World:
         """Give everything back to the kernel."""
         self._retire(list(self._nodes))
         for equipment in self._spare:
-            for part in (*equipment.programs.values(), *equipment.tables.values()):
-                part.close()
+            for program in equipment.programs.values():
+                program.close()
+            for table in equipment.tables.values():
+                table.close()
         self._spare.clear()
 
     def reset(self) -> None:

@@ -1,0 +1,53 @@
+"""The four programs over tables of their own, with the small cluster of ``tests/packets.py`` in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ebpfnet import abi
+from ebpfnet.datapath import build, load
+from ebpfnet.maps import kernel
+from ebpfnet.simulate.network import private_network
+from tests import packets
+from tests.prog.loaded import Datapath
+
+SIZES = {"services": 64, "slots": 256, "pods": 64, "flows": 4096, "fragments": 128, "names": 64}
+
+
+def needs_root() -> None:
+    if os.geteuid() != 0:
+        (pytest.fail if os.environ.get("EBPFNET_NO_SKIP") else pytest.skip)("programs need root to be loaded")
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> build.Object:
+    needs_root()
+    return build.compiled(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="session")
+def loaded(compiled: build.Object) -> Iterator[Datapath]:
+    tables = {name: kernel.create(spec._replace(max_entries=SIZES.get(name, spec.max_entries)))
+              for name, spec in abi.TABLES.items()}  # fmt: skip
+    programs = load.load(compiled, tables)
+    yield Datapath(programs, tables)
+    for program in programs.values():
+        program.close()
+    for table in tables.values():
+        table.close()
+
+
+@pytest.fixture
+def datapath(loaded: Datapath) -> Iterator[Datapath]:
+    loaded.clear()
+    with private_network():
+        yield loaded
+
+
+@pytest.fixture(params=packets.FAMILIES, ids=["v4", "v6"])
+def ends(request: pytest.FixtureRequest) -> packets.Ends:
+    found: packets.Ends = request.param
+    return found
