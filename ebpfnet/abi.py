@@ -247,9 +247,7 @@ class Tuple(Record):
     def unpack(cls, raw: bytes) -> Self:
         """Read a key; raises ``struct.error`` on another size."""
         source, destination, _, _, protocol = cls.layout.unpack(raw)
-        return cls(
-            source, destination, int.from_bytes(raw[32:34], "big"), int.from_bytes(raw[34:36], "big"), protocol
-        )
+        return cls(source, destination, int.from_bytes(raw[32:34], "big"), int.from_bytes(raw[34:36], "big"), protocol)
 
     def reverse(self) -> Tuple:
         """Return the tuple of the answers."""

@@ -61,7 +61,9 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         sizes = {"flows": self.max_flows, "services": self.max_services, "slots": self.max_endpoints}
-        specs = {name: spec._replace(max_entries=sizes.get(name, spec.max_entries)) for name, spec in abi.TABLES.items()}
+        specs = {
+            name: spec._replace(max_entries=sizes.get(name, spec.max_entries)) for name, spec in abi.TABLES.items()
+        }
         object.__setattr__(self, "specs", specs)
 
 

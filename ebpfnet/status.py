@@ -47,7 +47,7 @@ def _answer(connection: socket.socket, status: Callable[[], dict[str, Any]]) -> 
             case {"get": "ping"}:
                 answer = {"ok": True, "pid": os.getpid()}
             case _:
-                answer = {"error": "unknown request; there are {\"get\": \"status\"} and {\"get\": \"ping\"}"}
+                answer = {"error": 'unknown request; there are {"get": "status"} and {"get": "ping"}'}
         stream.write(json.dumps(answer).encode() + b"\n")
         stream.flush()
 

@@ -26,7 +26,9 @@ def memory_tables(wrap: Callable[[MemoryTable], Table] | None = None, **sizes: i
     return tables
 
 
-def service(name: str, *addresses: str, ports: Iterable[tuple[str, int, int]] = (("http", TCP, 80),), created="") -> Service:
+def service(
+    name: str, *addresses: str, ports: Iterable[tuple[str, int, int]] = (("http", TCP, 80),), created=""
+) -> Service:
     """Return a service of namespace default; ``ports`` are (name, protocol, port)."""
     ips = tuple(ipaddress.ip_address(text) for text in addresses)
     return Service(Ref(Kind.SERVICE, "default", name), ips, tuple(ServicePort(*port) for port in ports), created)

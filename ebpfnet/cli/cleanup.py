@@ -61,7 +61,7 @@ def _clean(instance: nodes.Instance, *, dry_run: bool) -> None:
 
 
 def _ours(instance: nodes.Instance) -> list[Path]:
-    """Return our pins by name (a pin directory may hold others'), the directory when it is then empty, and run files."""
+    """Return our pins by name (others may be beside them), the directory when it is then empty, and run files."""
     names = {*abi.TABLES, *abi.PROGRAMS}
     pinned = list(instance.pins.iterdir()) if instance.pins.is_dir() else []
     ours = sorted(path for path in pinned if path.name in names)

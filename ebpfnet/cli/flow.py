@@ -82,10 +82,8 @@ def _end(address: bytes, port: int, pod: str) -> str:
     return f"{plain} ({pod})" if pod else plain
 
 
-def matches(
-    row: dict[str, Any], service: str | None, pod: str | None, protocol: str | None, state: str | None
-) -> bool:
-    """Does a row pass the filters?"""
+def matches(row: dict[str, Any], service: str | None, pod: str | None, protocol: str | None, state: str | None) -> bool:
+    """Return whether a row passes the filters."""
     if service and service not in {row["service"], row["service"].rsplit(":", 1)[0]}:
         return False
     if pod and pod not in {row["source_pod"], row["destination_pod"]}:

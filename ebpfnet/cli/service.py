@@ -81,8 +81,8 @@ def get(name: str, instances: list[nodes.Instance], output: str, *, headers: boo
 
 def _flows(tables: dict[str, Any], ids: set[int]) -> dict[int, int]:
     counts: dict[int, int] = {}
-    for _, value in tables["flows"].items():
-        entry = abi.Flow.unpack(value)
+    for item in tables["flows"].items():
+        entry = abi.Flow.unpack(item[1])
         if entry.service in ids and not entry.flags & abi.FlowFlag.REPLY:
             counts[entry.service] = counts.get(entry.service, 0) + 1
     return counts

@@ -2,8 +2,8 @@
 
 BCC runs in a child process, because some mistakes in C abort the whole process and LLVM never leaves memory. The child
 declares every map with one entry, so compiling allocates nothing; it hands back each program's instructions and which
-map each 64-bit load names. ``ebpfnet.datapath.load`` puts real maps in. A compiled object is kept on disk under the hash
-of everything that went into it, so a restart compiles nothing and needs no compiler.
+map each 64-bit load names. ``ebpfnet.datapath.load`` puts real maps in. A compiled object is kept on disk under the
+hash of everything that went into it, so a restart compiles nothing and needs no compiler.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ INSTRUCTION = 8
 LD_IMM64 = 0x18
 PSEUDO_MAP_FD = 1
 DEFAULT_CACHE = Path("/var/cache/ebpfnet")
-FLAGS = ("-O2", "-Wno-macro-redefined", "-Wno-unused-function", "-Wno-incompatible-pointer-types-discards-qualifiers", "-Wno-address-of-packed-member")
+FLAGS = (
+    "-O2",
+    "-Wno-macro-redefined",
+    "-Wno-unused-function",
+    "-Wno-incompatible-pointer-types-discards-qualifiers",
+    "-Wno-address-of-packed-member",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,7 @@ def _relocations(code: bytes, tables: dict[int, str]) -> list[tuple[int, str]]:
 
 def _check_sizes(bpf: object) -> dict[int, str]:
     """Compare BCC's own idea of every map with ours; returns map names by file descriptor."""
-    from bcc import lib  # type: ignore[import-untyped]  # the child's business only
+    from bcc import lib  # the child's business only
 
     lib.bpf_table_name.restype = ctypes.c_char_p  # BCC 0.26 does not declare these three
     lib.bpf_table_name.argtypes = lib.bpf_table_fd_id.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
@@ -151,7 +157,11 @@ def main() -> None:
     programs = []
     for name in sys.argv[1:]:
         code = bpf.dump_func(name.encode())
-        entry = {"name": name, "instructions": base64.b64encode(code).decode(), "relocations": _relocations(code, tables)}
+        entry = {
+            "name": name,
+            "instructions": base64.b64encode(code).decode(),
+            "relocations": _relocations(code, tables),
+        }
         programs.append(entry)
     print(json.dumps({"programs": programs}))
 

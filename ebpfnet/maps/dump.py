@@ -1,7 +1,7 @@
 """Tables as sorted text: what ``ebpfnet map dump`` prints and what the golden tests compare.
 
-``summary`` is a function of the cluster alone: no ids, no generations, no slot numbers, so that however the tables came to
-hold this, it reads the same. ``rows`` shows everything, one entry a line.
+``summary`` is a function of the cluster alone: no ids, no generations, no slot numbers, so that however the tables came
+to hold this, it reads the same. ``rows`` shows everything, one entry a line.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def _protocol(number: int) -> str:
 def summary(tables: Mapping[str, Table]) -> list[str]:
     """Return what the cluster decides, sorted: a line for each frontend, backend and pod address.
 
-    A slot that a frontend leads to and that is missing shows as ``(missing)``; one that no frontend leads to, and a name
-    of nothing, as ``STRAY``: none of the three is ever right.
+    A slot that a frontend leads to and that is missing shows as ``(missing)``; one that no frontend leads to, and a
+    name of nothing, as ``STRAY``: none of the three is ever right.
     """
     names = _names(tables)
     slots = dict(tables["slots"].items())

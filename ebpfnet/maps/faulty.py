@@ -57,4 +57,3 @@ class FaultyTable:
     def items(self) -> Iterable[tuple[bytes, bytes]]:
         """Return all entries."""
         return self.table.items()
-

@@ -20,7 +20,7 @@ FIRST = bytes(4)
 
 
 def is_bpffs(path: Path) -> bool:
-    """Is ``path`` (or the nearest parent that exists) on a BPF filesystem?"""
+    """Return whether ``path`` (or the nearest parent that exists) is on a BPF filesystem."""
     while not path.exists() and path != path.parent:
         path = path.parent
     room = ctypes.create_string_buffer(256)  # struct statfs; its first long is f_type

@@ -91,7 +91,7 @@ class MapInfo(ctypes.Structure):
 
 
 def bpf(command: int, attributes: ctypes.Structure) -> int:
-    """Call bpf(2); returns its result, raises ``OSError`` with the kernel's errno."""
+    """Make the system call; returns its result, raises ``OSError`` with the kernel's errno."""
     result: int = _syscall(SYS_BPF, command, ctypes.addressof(attributes), ctypes.sizeof(attributes))
     if result < 0:
         number = ctypes.get_errno()

@@ -302,7 +302,8 @@ class Reconciler:
 
     def _create(self, ids: Iterable[int]) -> None:
         """Write sets that are new, all in a few batches; what does not fit is left to ``_settle``, which names it."""
-        fresh, room = [], self._writer.room
+        fresh: list[EndpointSet] = []
+        room = self._writer.room
         frontends_left = self._tables["services"].spec.max_entries - len(self._live)
         for set_id in ids:
             if set_id not in self._wanted or len(fresh) >= frontends_left:

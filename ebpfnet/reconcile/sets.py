@@ -1,5 +1,4 @@
-"""Endpoint sets in the kernel, and the one order of writes that keeps every moment valid (ARCHITECTURE: services
-without a half-written moment).
+"""Endpoint sets in the kernel, and the one order of writes that keeps every moment valid.
 
 A frontend in ``services`` names a set, a generation and a count; ``slots`` holds backends 0 .. count-1 of it. Killed
 between any two writes, a frontend still leads only to backends that are or were right:

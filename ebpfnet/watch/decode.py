@@ -1,7 +1,7 @@
 """One Kubernetes object to a fact of the model: defaults applied, everything that can't be used named by field.
 
-``decode`` never raises on what an object says. An object is refused whole when it makes no sense as one (wrong types, no
-name, an address that is none); an endpoint that can't serve is left out alone.
+``decode`` never raises on what an object says. An object is refused whole when it makes no sense as one (wrong types,
+no name, an address that is none); an endpoint that can't serve is left out alone.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _cluster_ips(spec: schema.ServiceSpec) -> tuple[IPAddress, ...]:
     if not texts or texts[0] in {"None", ""}:
         return ()
     name = "spec.clusterIPs" if spec.cluster_ips else "spec.clusterIP"
-    addresses = []
+    addresses: list[IPAddress] = []
     for index, text in enumerate(texts):
         field = f"{name}[{index}]" if spec.cluster_ips else name
         address = parse_address(text, field)
@@ -290,4 +290,3 @@ _DECODERS: dict[str, tuple[type, Callable[[Ref, Any], Decoded]]] = {
     Kind.SERVICE: (schema.ServiceObject, _service),
     Kind.ENDPOINT_SLICE: (schema.EndpointSliceObject, _slice),
 }
-

@@ -189,7 +189,8 @@ class ManifestSource:
         try:
             content = parse(str(path), path.read_bytes())
         except OSError as error:
-            content = Content({}, (Problem(Ref(Kind.FILE, "", str(path)), "(file)", error.strerror or ""),), broken=True)
+            problem = Problem(Ref(Kind.FILE, "", str(path)), "(file)", error.strerror or "")
+            content = Content({}, (problem,), broken=True)
         if content.broken and path in self._contents:
             content = content._replace(facts=self._contents[path].facts)
         self._contents[path] = content
@@ -199,7 +200,7 @@ class ManifestSource:
         from watchfiles import watch  # 40 ms of import, which only an agent needs
 
         deliver([*self.scan(), Synced()])
-        options = {"debounce": DEBOUNCE_MS, "step": DEBOUNCE_MS // 2, "rust_timeout": RESCAN_MS}
+        options: dict[str, Any] = {"debounce": DEBOUNCE_MS, "step": DEBOUNCE_MS // 2, "rust_timeout": RESCAN_MS}
         while not stop.is_set():
             try:
                 for _ in watch(self.folder, stop_event=stop, yield_on_timeout=True, raise_interrupt=False, **options):

@@ -1,4 +1,4 @@
-"""The fields of Kubernetes objects that we use, typed for msgspec, which decodes them from JSON bytes or YAML's mappings.
+"""The fields of Kubernetes objects that we use, typed for msgspec.
 
 Field names and defaults are the API's (``v1`` and ``discovery.k8s.io/v1``); anything not named here is skipped unread.
 None and an empty list mean the same, and every accessor below says so once.

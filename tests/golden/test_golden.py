@@ -1,12 +1,13 @@
 """Cluster objects in, the sorted dump of the maps out: one YAML file a case.
 
-``steps`` are lists of ``apply`` (objects) and ``delete`` (kind, name); ``maps`` is the dump after the last, ``problems`` what
-was refused. Each case also runs with its steps' objects backwards and shuffled, split over a restart, and with failing
+``steps`` are lists of ``apply`` (objects) and ``delete`` (kind, name); ``maps`` is the dump after the last, ``problems``
+what was refused. Each case also runs with its steps' objects backwards and shuffled, split over a restart, and with failing
 writes: the end must be the same. ``make golden-update`` writes what was seen; read the diff.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from pathlib import Path
@@ -88,9 +89,7 @@ def by_object(steps: list[list[Change]]) -> list[list[Change]]:
             ref = ref_of(change)
             if ref not in seen:
                 # A refusal without a new version leaves the old one in place.
-                keeps = isinstance(change, Refused) and all(
-                    isinstance(c, Refused) for c in step if ref_of(c) == ref
-                )
+                keeps = isinstance(change, Refused) and all(isinstance(c, Refused) for c in step if ref_of(c) == ref)
                 groups[ref] = [c for c in groups.get(ref, []) if isinstance(c, Upsert)] if keeps else []
                 seen.add(ref)
             groups[ref].append(change)
@@ -108,7 +107,7 @@ def forwards(case, steps) -> Play:
 def restarted(case, steps) -> Play:
     play = forwards(case, steps)
     play.start()
-    play.reconciler.apply([*sum(by_object(steps), []), Synced()])
+    play.reconciler.apply([*itertools.chain(*by_object(steps)), Synced()])
     return play
 
 
@@ -125,7 +124,7 @@ def reordered(case, steps, order) -> Play:
     play = Play(case)
     groups = by_object(steps)
     order(groups)
-    play.reconciler.apply([*sum(groups, []), Synced()])
+    play.reconciler.apply([*itertools.chain(*groups), Synced()])
     return play
 
 

@@ -90,7 +90,7 @@ def mark(record: Any, member: str) -> bytes:
         inner = abi.Tuple(bytes(16), bytes(16), 0, 0, 0)
         zero: dict[str, Any] = {"bytes": bytes(16), "Wire": abi.Wire(0, bytes(6)), "Tuple": inner}
         kind = str(each.type).removeprefix("abi.")
-        values[each.name] = zero.get(kind, zero["Wire"] if each.name in {"wire"} else 0)
+        values[each.name] = zero.get(kind, zero["Wire"] if each.name == "wire" else 0)
     kind = next(str(each.type) for each in fields(record) if each.name == member)
     ones: dict[str, Any] = {"bytes": b"\xff" * 16, "Wire": abi.Wire(1, bytes(6))}
     full = abi.Tuple(b"\xff" * 16, bytes(16), 0, 0, 0)
@@ -99,7 +99,9 @@ def mark(record: Any, member: str) -> bytes:
     return packed
 
 
-@pytest.mark.parametrize(("name", "member"), [(name, each.name) for name, rec in RECORDS.items() for each in fields(rec)])
+@pytest.mark.parametrize(
+    ("name", "member"), [(name, each.name) for name, rec in RECORDS.items() for each in fields(rec)]
+)
 def test_offsets_agree(name: str, member: str, probe: dict[str, int]):
     raw = mark(RECORDS[name], member)
     first = next(index for index, byte in enumerate(raw) if byte)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ebpfnet.exits import BadInput
-from ebpfnet.model.facts import Accepted, Delete, Refused, Synced, Upsert
+from ebpfnet.model.facts import Accepted, Change, Delete, Refused, Synced, Upsert
 from ebpfnet.watch.manifests import ManifestSource, parse, read
 
 A = "kind: Node\nmetadata: {name: a}\n"
@@ -85,6 +85,7 @@ def test_a_bad_version_of_an_object_keeps_the_last_good_one(source: ManifestSour
 def test_one_object_in_two_files_is_taken_from_the_first_and_named(source: ManifestSource):
     (source.folder / "b.yaml").write_text(A)
     [refused] = source.scan()
+    assert isinstance(refused, Refused)
     assert "a.yaml" in refused.problem.reason
     assert "b.yaml" in refused.problem.reason
     (source.folder / "a.yaml").unlink()
@@ -125,7 +126,7 @@ def test_read_once(tmp_path: Path):
 
 
 def test_changes_are_delivered_while_running(tmp_path: Path):
-    delivered: queue.Queue[list] = queue.Queue()
+    delivered: queue.Queue[list[Change]] = queue.Queue()
     stop = threading.Event()
     thread = threading.Thread(target=ManifestSource(tmp_path).run, args=(delivered.put, stop))
     thread.start()
