@@ -30,7 +30,11 @@ class Pair:
 
     def __init__(self) -> None:
         self.node = Namespace()
-        for name, value in {"ipv4.ip_forward": 1, "ipv4.conf.all.rp_filter": 0, "ipv4.conf.default.rp_filter": 0}.items():
+        for name, value in {
+            "ipv4.ip_forward": 1,
+            "ipv4.conf.all.rp_filter": 0,
+            "ipv4.conf.default.rp_filter": 0,
+        }.items():
             self.node.set(name, value)
         self.client = self._wire("client", 1, ("10.200.0.1",))
         self.server = self._wire("server", 2, ("10.200.1.1", "10.200.1.2"))
