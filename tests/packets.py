@@ -16,8 +16,11 @@ from scapy.all import (
     TCP,
     UDP,
     Ether,
+    ICMPv6DestUnreach,
     ICMPv6EchoReply,
     ICMPv6EchoRequest,
+    ICMPv6PacketTooBig,
+    ICMPv6TimeExceeded,
     IPv6,
     Packet,
     Raw,
@@ -114,3 +117,32 @@ def strip_checksums(packet: Packet) -> Packet:
 def has_right_checksums(packet: bytes) -> bool:
     """Tell whether scapy would have computed the same checksums; what an ICMP error quotes is left as it is."""
     return bytes(strip_checksums(Ether(packet))) == packet
+
+
+def unreachable(ends: Ends, quoted: Packet, code: int | None = None) -> Packet:
+    """Return port unreachable (or another code) about a packet that its sender got."""
+    if ends.ipv6:
+        return ICMPv6DestUnreach(code=4 if code is None else code) / Raw(bytes(quoted))
+    return ICMP(type=3, code=3 if code is None else code) / Raw(bytes(quoted))
+
+
+def too_big(ends: Ends, quoted: Packet, mtu: int = 1300) -> Packet:
+    """Return "packet too big", or for IPv4 "fragmentation needed", about a packet."""
+    if ends.ipv6:
+        return ICMPv6PacketTooBig(mtu=mtu) / Raw(bytes(quoted))
+    return ICMP(type=3, code=4, nexthopmtu=mtu) / Raw(bytes(quoted))
+
+
+def time_exceeded(ends: Ends, quoted: Packet) -> Packet:
+    """Return "time exceeded" about a packet: what traceroute listens for."""
+    if ends.ipv6:
+        return ICMPv6TimeExceeded() / Raw(bytes(quoted))
+    return ICMP(type=11, code=0) / Raw(bytes(quoted))
+
+
+def turn(packet: Packet, ends: Ends) -> Packet:
+    """Return a packet's IP part as it comes to Alice from outside."""
+    header = packet[IPv6] if ends.ipv6 else packet[IP]
+    header = header.copy()
+    header.src, header.dst = ends.outside, ends.alice
+    return strip_checksums(header)

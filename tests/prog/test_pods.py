@@ -1,7 +1,7 @@
 """from_pod: between pods, without a service."""
 
 import pytest
-from scapy.all import ARP, ICMPv6ND_NS, IP, Ether, IPv6
+from scapy.all import ARP, IP, Ether, ICMPv6ND_NS, IPv6
 
 from ebpfnet import abi
 from ebpfnet.abi import DropReason, FlowFlag, FlowState, Hook, Outcome

@@ -1,0 +1,17 @@
+"""Every program passes the verifier, and stays of a size that it passes under older kernels too."""
+
+import pytest
+
+from ebpfnet import abi
+from ebpfnet.datapath import build, load
+from tests.prog.loaded import Datapath
+
+INSTRUCTIONS_MAX = {"from_pod": 8000, "to_pod": 5000, "from_network": 6000, "to_network": 100}
+
+
+@pytest.mark.parametrize("name", abi.PROGRAMS)
+def test_loads(compiled: build.Object, loaded: Datapath, name: str) -> None:
+    (code,) = (program for program in compiled.programs if program.name == name)
+    program = load.load_one(code, loaded.tables)
+    program.close()
+    assert len(code.instructions) // 8 <= INSTRUCTIONS_MAX[name]
