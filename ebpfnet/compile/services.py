@@ -14,6 +14,7 @@ from ebpfnet.model import endpoints
 from ebpfnet.model.facts import EndpointSlice, IPAddress, Problem, Ref, Service
 
 RECORD = abi.Backend.size()
+READY = int(endpoints.Condition.READY)  # a plain number: an IntFlag's "&" costs as much as all else of an endpoint
 
 
 class Entry(NamedTuple):
@@ -66,7 +67,7 @@ def compile_slice(piece: EndpointSlice) -> dict[int, bytes]:
     """Return what a slice adds to endpoint sets: set id to a packed run of ready backends, each once."""
     run = piece.endpoints
     step = endpoints.RECORD
-    ready = [run[at : at + 16] for at in range(0, len(run), step) if run[at + 16] & endpoints.Condition.READY]
+    ready = [run[at : at + 16] for at in range(0, len(run), step) if run[at + 16] & READY]
     out = {}
     for port in piece.ports:
         name = set_name(piece.ref.namespace, piece.service, port.name, port.protocol, ipv6=piece.ipv6)
