@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 import yaml
 
+from ebpfnet import abi
 from ebpfnet.lab import client, folder
 from ebpfnet.lab.cluster import Inside, Lab
+from ebpfnet.maps import pins
 from tests.netns import objects
 
 Wait = Callable[[Callable[[], object], float], None]
 
 
 @pytest.fixture
-def edited(lab: Lab) -> Iterator[Lab]:
+def edited(lab: Lab, wait: Wait) -> Iterator[Lab]:
     """Return the shared lab, whose manifests and wires are put back afterwards."""
     before = {path: path.read_text() for path in lab.manifests.iterdir()}
+    counts = {node.name: backends(lab, node.name) for node in lab.plan.nodes}
     yield lab
     for path in set(lab.manifests.iterdir()) - before.keys():
         path.unlink()
@@ -28,6 +31,7 @@ def edited(lab: Lab) -> Iterator[Lab]:
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
     lab.sync()
+    wait(lambda: {node.name: backends(lab, node.name) for node in lab.plan.nodes} == counts, 5)
 
 
 def test_a_backend_taken_away_gets_no_new_connection(edited: Lab, caller: Inside, family: int, wait: Wait):
@@ -81,6 +85,15 @@ def keep(count: int, service: str | None = None) -> Callable[[dict[str, Any]], N
                 document["endpoints"] = document["endpoints"][:count]
 
     return change
+
+
+def backends(lab: Lab, node: str) -> dict[bytes, int]:
+    """Return the number of backends of each frontend in a node's tables."""
+    tables = pins.open_all(lab.pins(node))
+    try:
+        return {key: abi.Service.unpack(value).count for key, value in tables["services"].items()}
+    finally:
+        pins.close_all(tables)
 
 
 def answering(caller: Inside, address: str) -> set[str]:
