@@ -17,7 +17,6 @@ from typing import ClassVar, NamedTuple, Self
 LAYOUT_VERSION = 1
 DROP_SAMPLES = 1024
 NAME_SIZE = 384
-
 TIMEOUT_TCP_NEW_S = 60
 TIMEOUT_TCP_ESTABLISHED_S = 21600
 TIMEOUT_TCP_CLOSING_S = 10
@@ -26,7 +25,6 @@ TIMEOUT_DATAGRAM_ESTABLISHED_S = 120
 """Idle seconds after which a flow is over; TCP's hold for SCTP too, the datagram ones for UDP and ICMP."""
 
 V4_PREFIX = bytes(10) + b"\xff\xff"
-
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -123,6 +121,15 @@ class Record:
         """Return the record's size in bytes."""
         return cls.layout.size
 
+    def pack(self) -> bytes:
+        """Return the bytes of the record, ``size()`` of them."""
+        return self.layout.pack(*(getattr(self, name) for name in self.__match_args__))  # type: ignore[attr-defined]
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Self:
+        """Read a record; raises ``struct.error`` on another size."""
+        return cls(*cls.layout.unpack(raw))
+
 
 @dataclass(frozen=True, slots=True)
 class Frontend(Record):
@@ -153,15 +160,6 @@ class Service(Record):
     generation: int
     count: int
 
-    def pack(self) -> bytes:
-        """Return the 16 bytes of the value."""
-        return self.layout.pack(self.id, self.generation, self.count)
-
-    @classmethod
-    def unpack(cls, raw: bytes) -> Self:
-        """Read a value; raises ``struct.error`` on another size."""
-        return cls(*cls.layout.unpack(raw))
-
 
 @dataclass(frozen=True, slots=True)
 class Slot(Record):
@@ -171,15 +169,6 @@ class Slot(Record):
     service: int
     generation: int
     index: int
-
-    def pack(self) -> bytes:
-        """Return the 16 bytes of the key."""
-        return self.layout.pack(self.service, self.generation, self.index)
-
-    @classmethod
-    def unpack(cls, raw: bytes) -> Self:
-        """Read a key; raises ``struct.error`` on another size."""
-        return cls(*cls.layout.unpack(raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,15 +317,6 @@ class Counter(Record):
     packets: int
     bytes: int
 
-    def pack(self) -> bytes:  # type: ignore[valid-type]  # the field is called what it counts
-        """Return the 16 bytes of the value."""
-        return self.layout.pack(self.packets, self.bytes)
-
-    @classmethod
-    def unpack(cls, raw: bytes) -> Self:  # type: ignore[valid-type]
-        """Read a value; raises ``struct.error`` on another size."""
-        return cls(*cls.layout.unpack(raw))
-
 
 @dataclass(frozen=True, slots=True)
 class DropSample(Record):
@@ -364,7 +344,7 @@ class DropSample(Record):
 
 
 def pack_name(text: str) -> bytes:
-    """Return a value of ``names``; raises ``ValueError`` when the text is longer than 383 bytes of UTF-8."""
+    """Return a value of ``names``; raises ``ValueError`` for more than 383 bytes of UTF-8."""
     raw = text.encode()
     if len(raw) >= NAME_SIZE:
         raise ValueError(f"name of {len(raw)} bytes does not fit {NAME_SIZE - 1}")
@@ -416,6 +396,5 @@ TABLES: dict[str, TableSpec] = {
     )
 }
 """Every map. ``layout`` holds LAYOUT_VERSION; max_entries is the default, which the agent's flags may change."""
-
 PROGRAMS: tuple[str, ...] = tuple(hook.name.lower() for hook in Hook)
 """Names of the programs, in the order of ``Hook``."""

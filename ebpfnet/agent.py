@@ -21,9 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from ebpfnet import __version__, abi, status
 from ebpfnet.datapath import attach, build, interfaces, load
 from ebpfnet.datapath.interfaces import Interface
@@ -110,25 +107,21 @@ class Agent:
             raise MissingFeature(f"this kernel has no BTF ({BTF} is missing); build it with CONFIG_DEBUG_INFO_BTF")
         if not self.config.manifests.is_dir():
             raise NotRunning(f"{self.config.manifests}: no such folder of manifests")
+        uplinks = interfaces.find(self.config.uplink)
         compiled = build.compiled(self.config.cache)
         self._tables = pins.create_or_open_all(self.config.pins, self.config.specs)
         self._reconciler = Reconciler(self._tables, self.config.node_name)
         self._programs = load.load(compiled, self._tables)
         for program in self._programs.values():
             program.pin(self.config.pins / program.name)
-        with IPRoute() as ip:
-            for name in self.config.uplink:
-                found = ip.link_lookup(ifname=name)
-                if not found:
-                    raise NotRunning(f"--uplink {name}: no such interface")
-                self._attach(ip, found[0], ("from_network", "to_network"))
-            # Before the first sync: a pod whose wire is not known would lose its entry and its flows.
-            self._on_interfaces(interfaces.pod_interfaces(ip))
+        for ifindex in uplinks:
+            self._attach(ifindex, ("from_network", "to_network"))
+        # Before the first sync: a pod whose wire is not known would lose its entry and its flows.
+        self._on_interfaces(interfaces.pod_interfaces())
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
-    def _attach(self, ip: IPRoute, ifindex: int, names: tuple[str, ...]) -> None:
-        for name in names:
-            attach.attach(ip, ifindex, self._programs[name])
+    def _attach(self, ifindex: int, names: tuple[str, ...]) -> None:
+        attach.attach(ifindex, [self._programs[name] for name in names])
         self._attached[ifindex] = list(names)
 
     def _thread(self, name: str, work: Any, *arguments: Any) -> threading.Thread:
@@ -170,15 +163,14 @@ class Agent:
     def _on_interfaces(self, found: list[Interface]) -> None:
         """Attach to new wires first, then let their pods into the tables."""
         wires = {}
-        with IPRoute() as ip:
-            for interface in found:
-                try:
-                    if interface.wire.ifindex not in self._attached:
-                        self._attach(ip, interface.wire.ifindex, ("from_pod", "to_pod"))
-                except NetlinkError as error:
-                    log.warning("attach to %s of %s: %s", interface.name, interface.pod, error)
-                    continue
-                wires[interface.pod] = interface.wire
+        for interface in found:
+            try:
+                if interface.wire.ifindex not in self._attached:
+                    self._attach(interface.wire.ifindex, ("from_pod", "to_pod"))
+            except attach.AttachFailed as error:
+                log.warning("attach to %s of %s: %s", interface.name, interface.pod, error)
+                continue
+            wires[interface.pod] = interface.wire
         with self._lock:
             live = {interface.wire.ifindex for interface in found}
             for gone in {each.wire.ifindex for each in self._interfaces} - live:

@@ -37,20 +37,13 @@ def cleanup(instances: list[nodes.Instance], *, dry_run: bool) -> None:
 
 
 def _clean(instance: nodes.Instance, *, dry_run: bool) -> None:
-    from pyroute2 import IPRoute
-
     from ebpfnet.datapath import attach
 
     verb = "would remove" if dry_run else "removed"
     nothing = True
-    with IPRoute() as ip:
-        for link in ip.get_links():
-            names = attach.attached(ip, link["index"])
-            if names:
-                if not dry_run:
-                    attach.detach(ip, link["index"])
-                click.echo(f"{verb} {', '.join(names)} from {link.get_attr('IFLA_IFNAME')}")
-                nothing = False
+    for interface, names in attach.everywhere(remove=not dry_run):
+        click.echo(f"{verb} {', '.join(names)} from {interface}")
+        nothing = False
     for path in _ours(instance):
         if not dry_run:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

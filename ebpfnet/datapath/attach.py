@@ -6,18 +6,24 @@ Only filters whose name starts with ours are touched; with another tool's filter
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ebpfnet.datapath.load import Program
+from ebpfnet.exits import EbpfnetError
 
 PREFIX = "ebpfnet/"
 INGRESS, EGRESS = "ffff:fff2", "ffff:fff3"
 DIRECTIONS = {"from_pod": INGRESS, "from_network": INGRESS, "to_pod": EGRESS, "to_network": EGRESS}
 ETH_P_ALL = 3
 HANDLE = 0xEB
+
+
+class AttachFailed(EbpfnetError):
+    """The kernel refused a filter, or the interface is gone."""
 
 
 class Filter(NamedTuple):
@@ -60,18 +66,30 @@ def _place(ip: IPRoute, ifindex: int, direction: str) -> tuple[int, int]:
     return next(number for number in range(1, 65535) if number not in taken), HANDLE
 
 
-def attach(ip: IPRoute, ifindex: int, program: Program) -> None:
-    """Put a program on its hook of an interface, in place of its former version; raises ``NetlinkError``."""
-    direction = DIRECTIONS[program.name]
+def attach(ifindex: int, programs: Iterable[Program]) -> None:
+    """Put programs on their hooks of an interface, each in place of its former version; raises ``AttachFailed``."""
+    with IPRoute() as ip:
+        try:
+            _add_clsact(ip, ifindex)
+            for program in programs:
+                _replace(ip, ifindex, program)
+        except NetlinkError as error:
+            raise AttachFailed(str(error)) from error
+
+
+def _add_clsact(ip: IPRoute, ifindex: int) -> None:
     try:
         ip.tc("add", "clsact", ifindex)
     except NetlinkError as error:
         if error.code != errno.EEXIST:
             raise
+
+
+def _replace(ip: IPRoute, ifindex: int, program: Program) -> None:
+    direction = DIRECTIONS[program.name]
     priority, handle = _place(ip, ifindex, direction)
-    arguments = {"handle": handle, "prio": priority, "parent": direction, "protocol": ETH_P_ALL}
-    name = PREFIX + program.name
-    ip.tc("replace-filter", "bpf", ifindex, fd=program.fd, name=name, direct_action=True, **arguments)
+    where = {"handle": handle, "prio": priority, "parent": direction, "protocol": ETH_P_ALL}
+    ip.tc("replace-filter", "bpf", ifindex, fd=program.fd, name=PREFIX + program.name, direct_action=True, **where)
 
 
 def attached(ip: IPRoute, ifindex: int) -> list[str]:
@@ -94,3 +112,14 @@ def detach(ip: IPRoute, ifindex: int) -> int:
     if ours and not others:
         ip.tc("del", "clsact", ifindex)
     return ours
+
+
+def everywhere(*, remove: bool) -> Iterator[tuple[str, list[str]]]:
+    """Yield the interfaces of this network namespace with our programs on them, which go when ``remove``."""
+    with IPRoute() as ip:
+        for link in ip.get_links():
+            names = attached(ip, link["index"])
+            if names:
+                if remove:
+                    detach(ip, link["index"])
+                yield link.get_attr("IFLA_IFNAME"), names

@@ -10,12 +10,13 @@ import re
 import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from pyroute2 import IPRoute
 
 from ebpfnet.abi import Wire
+from ebpfnet.exits import NotRunning
 
 ALIAS = re.compile(r"ebpfnet pod=(\S+/\S+) mac=((?:[0-9a-f]{2}:){5}[0-9a-f]{2})")
 RTMGRP_LINK = 1  # include/uapi/linux/rtnetlink.h
@@ -35,8 +36,23 @@ def alias(pod: str, mac: str) -> str:
     return f"ebpfnet pod={pod} mac={mac}"
 
 
-def pod_interfaces(ip: IPRoute) -> list[Interface]:
+def find(names: Iterable[str]) -> list[int]:
+    """Return the indexes of interfaces by name; raises ``NotRunning`` for one that is not there."""
+    with IPRoute() as ip:
+        found = [(name, ip.link_lookup(ifname=name)) for name in names]
+    for name, indexes in found:
+        if not indexes:
+            raise NotRunning(f"--uplink {name}: no such interface")
+    return [indexes[0] for _, indexes in found]
+
+
+def pod_interfaces() -> list[Interface]:
     """Return every marked interface of this network namespace."""
+    with IPRoute() as ip:
+        return _marked(ip)
+
+
+def _marked(ip: IPRoute) -> list[Interface]:
     found = []
     for link in ip.get_links():
         match = ALIAS.fullmatch(link.get_attr("IFLA_IFALIAS") or "")
@@ -57,7 +73,7 @@ def follow(deliver: Callable[[list[Interface]], None], stop: threading.Event, wa
         events.setblocking(False)
         last: list[Interface] | None = None
         while not stop.is_set():
-            now = pod_interfaces(ip)
+            now = _marked(ip)
             if now != last:
                 deliver(now)
                 last = now

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyroute2 import IPRoute
 
 from ebpfnet import abi
 from ebpfnet.datapath import attach, build, load
@@ -34,9 +33,8 @@ def attach_programs(pair: Pair, services: Sequence[Service]) -> None:
     tables["services"].put_batch(frontends, values)
     tables["slots"].put_batch(slots, backends)
     programs = load.load(build.compiled(Path("build/bench")), tables)
-    with pair.node.entered(), IPRoute() as ip:
+    with pair.node.entered():
         for wire in (pair.client, pair.server):
-            for name in ("from_pod", "to_pod"):
-                attach.attach(ip, wire.ifindex, programs[name])
+            attach.attach(wire.ifindex, [programs["from_pod"], programs["to_pod"]])
     for held in (*programs.values(), *tables.values()):
         held.close()
