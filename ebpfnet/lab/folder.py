@@ -17,7 +17,7 @@ from ebpfnet.model.facts import Kind, Node, Pod, Problem, Refused, Service, Upse
 from ebpfnet.watch import manifests
 
 DEMO = Path(__file__).parent / "demo"
-"""Packaged manifests: two dual-stack nodes, six pods, a handful of services."""
+"""Packaged manifests: two dual-stack nodes, seven pods, a handful of services."""
 
 
 class ManifestsError(BadInput):
