@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-
 from ebpfnet import abi
 from ebpfnet.datapath import attach, build, load
 from ebpfnet.maps import kernel
@@ -36,5 +35,7 @@ def attach_programs(pair: Pair, services: Sequence[Service]) -> None:
     with pair.node.entered():
         for wire in (pair.client, pair.server):
             attach.attach(wire.ifindex, [programs["from_pod"], programs["to_pod"]])
-    for held in (*programs.values(), *tables.values()):
-        held.close()
+    for program in programs.values():
+        program.close()
+    for table in tables.values():
+        table.close()

@@ -62,7 +62,9 @@ def _nodes_and_pods() -> Iterator[Fact]:
     for number in range(PODS):
         ref = Ref(Kind.POD, f"team-{number % NAMESPACES:02}", f"pod-{number}")
         ports = (PodPort("http", abi.Protocol.TCP, 8080),)
-        yield Pod(ref, HERE, (IPv4Address(FIRST_ENDPOINT + number),), (("app", f"{number}"),), ports, host_network=False)
+        yield Pod(
+            ref, HERE, (IPv4Address(FIRST_ENDPOINT + number),), (("app", f"{number}"),), ports, host_network=False
+        )
 
 
 def facts() -> list[Fact]:

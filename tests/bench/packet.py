@@ -13,6 +13,8 @@ A new flow takes a packet of another source port each time: the copy's port coun
 rounds. 2,000 connections a round stay in the processor's caches, as the established path does; 60,000 do not, and what
 is then added is memory, not instructions. "full" is a small table whose every insertion evicts (LRU). Beside the
 services under test stand 10,000 others with 25 endpoints each.
+
+All runs are inside a namespace with one pod's wire and an uplink, so that a packet to another node finds its route.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ from ebpfnet.datapath import build, load, testrun
 from ebpfnet.maps import kernel
 from ebpfnet.maps.kernel import KernelTable
 from tests.bench.figures import Figure, at_most
+from tests.bench.namespace import Namespace
 
-ROUNDS = 15
+ROUNDS = 11
 REPEAT = 200_000
 FEW_FLOWS, MANY_FLOWS = 2_000, 60_000
 COPIED = 80
@@ -42,9 +45,24 @@ SERVICES, SLOTS, BACKENDS = 10_000, 25, 100
 FULL = 16_384
 CLIENT_WIRE = abi.Wire(11, bytes.fromhex("02000000000b"))
 BACKEND_WIRE = abi.Wire(12, bytes.fromhex("02000000000c"))
+NETWORK_WIRE = abi.Wire(13, bytes.fromhex("02000000000d"))  # where packets of the other node come in
 GATEWAY = "02:00:00:00:00:01"
+NODE = f"""
+link add client index {CLIENT_WIRE.ifindex} type veth peer name pod
+link add uplink index {NETWORK_WIRE.ifindex} type veth peer name network
+link set client up
+link set pod up
+link set uplink up
+link set network up
+addr add 192.168.9.1/24 dev uplink
+addr add fd00:9::1/64 dev uplink nodad
+neigh add 192.168.9.2 lladdr {NETWORK_WIRE.mac.hex(":")} dev uplink nud permanent
+neigh add fd00:9::2 lladdr {NETWORK_WIRE.mac.hex(":")} dev uplink nud permanent
+route add 10.201.0.0/16 via 192.168.9.2
+route add fd00:201::/64 via fd00:9::2
+"""
 PORT, TARGET_PORT = 80, 8080
-PROGRAMS = ("empty", "restore_only", "restore_next_only", "from_pod_again", "from_pod_next")
+PROGRAMS = ("empty", "restore_only", "restore_next_only", "from_pod_again", "from_pod_next", "from_network_again")
 ESTABLISHED_NS, NEW_NS = 200, 800
 
 
@@ -55,11 +73,12 @@ class Family(NamedTuple):
     client: str
     vip: str
     first_backend: str
+    remote: str
 
 
 FAMILIES = (
-    Family("v4", "10.200.0.1", "10.96.100.1", "10.200.1.0"),
-    Family("v6", "fd00:200::1", "fd00:96::100:1", "fd00:200:1::"),
+    Family("v4", "10.200.0.1", "10.96.100.1", "10.200.1.0", "10.201.0.1"),
+    Family("v6", "fd00:200::1", "fd00:96::100:1", "fd00:200:1::", "fd00:201::1"),
 )
 
 
@@ -114,17 +133,21 @@ def _fill(tables: Mapping[str, KernelTable]) -> None:
     tables["slots"].put_batch(slots, backends)
 
 
-def _connect(programs: Mapping[str, load.Program], flows: KernelTable, key: abi.Tuple) -> abi.Tuple:
+def _connect(
+    programs: Mapping[str, load.Program], flows: KernelTable, key: abi.Tuple, back_wire: abi.Wire = BACKEND_WIRE
+) -> abi.Tuple:
     """Open a connection through the real programs and return the answers' tuple."""
-    fd = programs["from_pod"].fd
-    for flags in ("S", "SA", "A"):
-        back = flags == "SA"
+    back_program = "from_network" if back_wire is NETWORK_WIRE else "from_pod"
+    for flags, program, wire in (
+        ("S", "from_pod", CLIENT_WIRE),
+        ("SA", back_program, back_wire),
+        ("A", "from_pod", CLIENT_WIRE),
+    ):
         raw = flows.get(key.pack())
         reply = abi.Flow.unpack(raw).to.reverse() if raw else key.reverse()
-        wire = BACKEND_WIRE if back else CLIENT_WIRE
-        packet = _segment(wire, reply if back else key, flags)
-        outcome = testrun.run(fd, packet, ingress_ifindex=wire.ifindex).cb[0]
-        assert outcome == abi.Outcome.POD, f"{flags} of {key} ended with {abi.Outcome(outcome).name}"
+        packet = _segment(wire, reply if flags == "SA" else key, flags)
+        outcome = testrun.run(programs[program].fd, packet, ingress_ifindex=wire.ifindex).cb[0]
+        assert outcome in {abi.Outcome.POD, abi.Outcome.NETWORK}, f"{flags} of {key}: {abi.Outcome(outcome).name}"
     raw = flows.get(key.pack())
     assert raw is not None
     flow = abi.Flow.unpack(raw)
@@ -134,29 +157,32 @@ def _connect(programs: Mapping[str, load.Program], flows: KernelTable, key: abi.
 
 def _cases(programs: Mapping[str, load.Program], flows: KernelTable) -> Iterator[Case]:
     for family in FAMILIES:
-        client, pod = _packed(family.client), _packed(family.first_backend, 1)
+        client, pod, remote = _packed(family.client), _packed(family.first_backend, 1), _packed(family.remote)
         direct = abi.Tuple(client, pod, 40_000, TARGET_PORT, abi.Protocol.TCP)
         service = abi.Tuple(client, _packed(family.vip), 40_001, PORT, abi.Protocol.TCP)
+        away = abi.Tuple(client, remote, 40_002, TARGET_PORT, abi.Protocol.TCP)
         _connect(programs, flows, direct)
         reply = _connect(programs, flows, service)
-        again = ("from_pod_again", "restore_only")
-        for name, key, wire in (
-            ("no NAT", direct, CLIENT_WIRE),
-            ("NAT forward", service, CLIENT_WIRE),
-            ("NAT reply", reply, BACKEND_WIRE),
+        back = _connect(programs, flows, away, NETWORK_WIRE)
+        for name, program, key, wire in (
+            ("no NAT", "from_pod_again", direct, CLIENT_WIRE),
+            ("NAT forward", "from_pod_again", service, CLIENT_WIRE),
+            ("NAT reply", "from_pod_again", reply, BACKEND_WIRE),
+            ("to another node", "from_pod_again", away, CLIENT_WIRE),
+            ("from another node", "from_network_again", back, NETWORK_WIRE),
         ):
             packet = _segment(wire, key, "PA")
-            yield Case(f"established {family.name} {name}", *again, packet, wire, REPEAT, ESTABLISHED_NS)
-        following = ("from_pod_next", "restore_next_only")
+            text = f"established {family.name} {name}"
+            yield Case(text, program, "restore_only", packet, wire, REPEAT, ESTABLISHED_NS)
         for name, key in (("no NAT", direct), ("through a service", service)):
             packet = _segment(CLIENT_WIRE, key, "S")
             for count in (FEW_FLOWS, MANY_FLOWS):
                 text = f"new {family.name} {name}, {count:,} flows"
-                yield Case(text, *following, packet, CLIENT_WIRE, count, NEW_NS)
+                yield Case(text, "from_pod_next", "restore_next_only", packet, CLIENT_WIRE, count, NEW_NS)
 
 
 def _clear(flows: KernelTable) -> None:
-    flows.delete_batch([key for key, _ in flows.items()])
+    flows.delete_batch([joined for joined, _ in flows.chunks()])
 
 
 def _time(programs: Mapping[str, load.Program], name: str, case: Case) -> int:
@@ -169,13 +195,15 @@ def _load(tables: Mapping[str, KernelTable]) -> dict[str, load.Program]:
     return {**load.load(build.compiled(cache), tables), **load.load(wrapped, tables)}
 
 
-def _measure(flows_size: int, wanted: str) -> dict[Case, float]:
-    """Return the median over all rounds of the empty program and of each case whose name starts with ``wanted``."""
+def _measure(flows_size: int, wanted: str, repeat: int) -> dict[Case, float]:
+    """Return the median over all rounds of the empty program and of each case of so many repeats, over new tables."""
     specs = {**abi.TABLES, "flows": abi.TABLES["flows"]._replace(max_entries=flows_size)}
     tables = {name: kernel.create(spec) for name, spec in specs.items()}
     _fill(tables)
     programs = _load(tables)
-    cases = [case for case in _cases(programs, tables["flows"]) if case.name.startswith(wanted)]
+    cases = [
+        case for case in _cases(programs, tables["flows"]) if (case.name.split()[0], case.repeat) == (wanted, repeat)
+    ]
     empty = Case("empty program", "empty", "", bytes(2 * COPIED), CLIENT_WIRE, REPEAT, None)
     net: dict[Case, list[int]] = {case: [] for case in (empty, *cases)}
     for _ in range(ROUNDS):
@@ -185,8 +213,10 @@ def _measure(flows_size: int, wanted: str) -> dict[Case, float]:
             if case.twin == "restore_next_only":
                 _clear(tables["flows"])
             net[case].append(_time(programs, case.program, case) - _time(programs, case.twin, case) + reference)
-    for held in (*tables.values(), *programs.values()):
-        held.close()
+    for table in tables.values():
+        table.close()
+    for program in programs.values():
+        program.close()
     return {case: statistics.median(values) for case, values in net.items()}
 
 
@@ -194,15 +224,23 @@ def run() -> list[Figure]:
     """Measure every kind of packet."""
     affinity = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(affinity)})
+    node = Namespace()
     try:
-        roomy = abi.TABLES["flows"].max_entries
-        found = {**_measure(roomy, "established"), **_measure(roomy, "new")}
-        full = _measure(FULL, "new")
+        node.set("ipv4.ip_forward", 1)
+        node.set("ipv6.conf.all.forwarding", 1)
+        node.call(["ip", "-batch", "-"], NODE)
+        with node.entered():
+            roomy = abi.TABLES["flows"].max_entries
+            found = _measure(roomy, "established", REPEAT)
+            for count in (FEW_FLOWS, MANY_FLOWS):
+                found |= _measure(roomy, "new", count)
+            full = _measure(FULL, "new", MANY_FLOWS)
     finally:
+        node.close()
         os.sched_setaffinity(0, affinity)
     figures = []
     for case, value in found.items():
         name = f"packet: {case.name}"
         figures.append(at_most(name, value, "ns", case.limit) if case.limit else Figure(name, value, "ns"))
-    figures += [Figure(f"packet: {c.name}, full", v, "ns") for c, v in full.items() if c.repeat == MANY_FLOWS]
+    figures += [Figure(f"packet: {c.name}, full", v, "ns") for c, v in full.items() if c.limit]
     return figures

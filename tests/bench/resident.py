@@ -57,7 +57,18 @@ def _measure(folder: Path) -> list[Figure]:
     node = Namespace()
     node.call(["ip", "link", "add", "uplink0", "type", "veth", "peer", "name", "network0"])
     command = [sys.executable, "-m", "ebpfnet", "agent", "--node-name", objects.HERE, "--manifests", str(manifests)]
-    command += ["--pins", str(pins / "node"), "--run", str(run), "--uplink", "uplink0", "--cache", "build/bench"]
+    command += [
+        "--pins",
+        str(pins / "node"),
+        "--run",
+        str(run),
+        "--uplink",
+        "uplink0",
+        "--cache",
+        "build/bench",
+        "--log-level",
+        "warning",
+    ]
     begin = time.monotonic()
     agent = node.start(["unshare", "--mount", "sh", "-c", MOUNT_AND_RUN, str(pins), *command])
     try:

@@ -36,7 +36,8 @@ def run() -> list[Figure]:
     rounds = [_once() for _ in range(ROUNDS)]
 
     def median(name: str) -> float:
-        return statistics.median(told[name] for told in rounds)
+        middle: float = statistics.median(told[name] for told in rounds)
+        return middle
 
     def all_of(name: str) -> list[float]:
         return [value for told in rounds for value in told[name]]
