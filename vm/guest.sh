@@ -13,6 +13,7 @@ ip link set lo up
 
 # CI: hypothesis has no deadlines then, and an emulated CPU would miss them. Caches would land in the read-only project.
 export CI=true EBPFNET_NO_SKIP=1 PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis
+export EBPFNET_LAB_TIMEOUT=300
 uname -r >"$out/release"
 .venv/bin/pytest --color=no -p no:cacheprovider --junitxml "$out/junit.xml" "$@" 2>&1 | tee "$out/pytest.log"
 echo "${PIPESTATUS[0]}" >"$out/status.part"

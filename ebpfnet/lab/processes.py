@@ -7,6 +7,7 @@ ours, and is never signalled.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -38,9 +39,8 @@ class Process:
 
     def signal(self, number: int) -> None:
         """Send a signal, if it still runs."""
-        try:
-            descriptor = os.pidfd_open(self.pid)
-        except ProcessLookupError:
+        descriptor = _open(self.pid)
+        if descriptor is None:
             return
         try:
             if self.alive():
@@ -101,15 +101,30 @@ def wait_gone(processes: Iterable[Process], seconds: float) -> None:
     """Wait until none of them runs, at most so long."""
     deadline = time.monotonic() + seconds
     for process in processes:
-        try:
-            descriptor = os.pidfd_open(process.pid)
-        except ProcessLookupError:
+        descriptor = _open(process.pid)
+        if descriptor is None:
             continue
         try:
             while process.alive() and (left := deadline - time.monotonic()) > 0:
                 select.select([descriptor], [], [], left)
         finally:
             os.close(descriptor)
+
+
+def _open(pid: int) -> int | None:
+    """Return a pidfd, None when there is no such process.
+
+    Up to 6.12 at least a reaped process whose pid somebody still holds is EINVAL, not ESRCH (seen with
+    6.12.117; 6.18 says ESRCH).
+    """
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
 
 
 def _read_stat(path: Path) -> tuple[int, int, str] | None:

@@ -16,6 +16,8 @@ from ebpfnet.lab.cluster import Inside, Lab, down
 from tests.netns import objects
 
 Wait = Callable[[Callable[[], object], float], None]
+PATIENCE = float(os.environ.get("EBPFNET_LAB_TIMEOUT", "60"))
+"""Seconds for a lab to come up; an emulated machine needs more."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,6 +89,6 @@ def wait() -> Wait:
 def _lab(what: str, manifests: Path, uplink_mtu: int | None) -> Iterator[Lab]:
     name = f"t{os.getpid()}-{what}"
     try:
-        yield Lab.up(name, manifests, uplink_mtu=uplink_mtu)
+        yield Lab.up(name, manifests, uplink_mtu=uplink_mtu, timeout=PATIENCE)
     finally:
         down(name)
