@@ -89,8 +89,11 @@ def _judge(trace: Trace, client: Place, key: bytes, frontend: Frontend | None) -
 
 
 def _is_home(place: Place, client: Place) -> bool:
-    """Outside is one place: an answer may leave by another node than the one that its question came in by."""
-    return place == client or place.kind == client.kind == "outside"
+    """Outside is one place: an answer may leave by another node than the one that its question came in by.
+
+    And a node whose address came in at another node is, seen from there, outside.
+    """
+    return place == client or (client.kind == "outside" and place.kind != "pod")
 
 
 def _translated(trace: Trace, frontend: Frontend | None) -> str | None:

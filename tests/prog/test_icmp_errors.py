@@ -45,7 +45,7 @@ ERRORS: dict[str, Callable[[Ends, Packet], Packet]] = {
     "too big": packets.too_big,
     "time exceeded": packets.time_exceeded,
 }
-BUILDERS = {"tcp": packets.tcp, "udp": packets.udp}
+BUILDERS: dict[str, Callable[..., Packet]] = {"tcp": packets.tcp, "udp": packets.udp}
 ROUTER = {False: "10.1.9.9", True: "fd09::9"}
 
 

@@ -1,7 +1,9 @@
 """Services: a backend for each connection, the answer from the service's address, and what happens without one."""
 
+from collections.abc import Callable
+
 import pytest
-from scapy.all import ICMP, IP, TCP, UDP, Ether, ICMPv6DestUnreach, IPerror, IPerror6, IPv6
+from scapy.all import ICMP, IP, TCP, UDP, Ether, ICMPv6DestUnreach, IPerror, IPerror6, IPv6, Packet
 
 from ebpfnet import abi
 from ebpfnet.abi import DropReason, FlowFlag, FlowState, Hook, Outcome
@@ -20,8 +22,7 @@ from tests.packets import (
 )
 from tests.prog.loaded import Datapath, Result
 
-BUILDERS = {"tcp": packets.tcp, "udp": packets.udp}
-NUMBERS = {"tcp": 6, "udp": 17}
+BUILDERS: dict[str, Callable[..., Packet]] = {"tcp": packets.tcp, "udp": packets.udp}
 
 
 def ip_of(packet: Ether) -> IP | IPv6:
@@ -69,12 +70,8 @@ def test_there_and_back_over_the_network(only_carol: Datapath, ends: Ends, proto
     assert there.outcome == Outcome.STACK
     assert ends_of(there) == (ends.alice, ends.carol, CLIENT_PORT, POD_PORT)
     assert packets.has_right_checksums(there.raw)
-    answer = (
-        packets.ethernet(STRANGER_MAC) / packets.ip(ends.carol, ends.alice) / build(POD_PORT, CLIENT_PORT)
-        if (protocol == "udp")
-        else packets.ethernet(STRANGER_MAC) / packets.ip(ends.carol, ends.alice) / build("SA", POD_PORT, CLIENT_PORT)
-    )
-    back = only_carol.from_network(answer)
+    answer = packets.ip(ends.carol, ends.alice) / build(sport=POD_PORT, dport=CLIENT_PORT)
+    back = only_carol.from_network(packets.ethernet(STRANGER_MAC) / answer)
     assert (back.outcome, back.ifindex, back.packet.dst) == (Outcome.POD, ALICE_IFINDEX, ALICE_MAC)
     assert ends_of(back) == (ends.service, ends.alice, SERVICE_PORT, CLIENT_PORT)
     assert packets.has_right_checksums(back.raw)

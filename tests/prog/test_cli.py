@@ -1,0 +1,211 @@
+"""The command line over real pinned maps, with no agent alive."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ebpfnet import abi
+from ebpfnet.exits import NotRoot
+from ebpfnet.maps import kernel, pins
+from ebpfnet.model.facts import Synced, Upsert
+from ebpfnet.reconcile.reconciler import Reconciler
+from tests.cluster import TCP, UDP, piece, pod, service, wire
+from tests.prog.conftest import needs_root
+
+SMALL = {name: spec._replace(max_entries=min(spec.max_entries, 1024)) for name, spec in abi.TABLES.items()}
+
+
+def packed(text: str) -> bytes:
+    return abi.pack_address(ipaddress.ip_address(text))
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Tables as an agent left them: a service, pods, a connection and its drops."""
+    needs_root()
+    root = tmp_path_factory.mktemp("cli")
+    (root / "bpf").mkdir()
+    subprocess.run(["mount", "-t", "bpf", "bpf", root / "bpf"], check=True)
+    tables = pins.create_or_open_all(root / "bpf" / "x", SMALL)
+    reconciler = Reconciler(tables, "node-a")
+    web = service("web", "10.96.0.1", "fd00:96::1", ports=[("http", TCP, 80), ("dns", UDP, 53)])
+    ports = [("http", TCP, 8080), ("dns", UDP, 5353)]
+    pieces = [piece("web", "a", ["10.0.0.1", "10.0.0.2"], ports=ports), piece("web", "b", ["fd00::1"], ports=ports)]
+    reconciler.apply(
+        [Upsert(web), *map(Upsert, pieces), Upsert(pod("client", "10.0.0.9")), Upsert(pod("b", "10.0.0.1"))]
+    )
+    reconciler.set_wires({"default/client": wire(5), "default/b": wire(6)})
+    reconciler.apply([Synced()])
+    _connection(tables, reconciler)
+    yield root
+    pins.close_all(tables)
+    subprocess.run(["umount", "-l", root / "bpf"], check=True)
+
+
+def _connection(tables: dict[str, kernel.KernelTable], reconciler: Reconciler) -> None:
+    key = abi.Tuple(packed("10.0.0.9"), packed("10.96.0.1"), 40000, 80, TCP)
+    to = abi.Tuple(packed("10.0.0.9"), packed("10.0.0.1"), 40000, 8080, TCP)
+    found = tables["services"].get(abi.Frontend(packed("10.96.0.1"), 80, TCP).pack())
+    assert found is not None
+    identity = abi.Service.unpack(found).id
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    state, flags = abi.FlowState.ESTABLISHED, abi.FlowFlag.NAT
+    tables["flows"].put(key.pack(), abi.Flow(to, now, identity, wire(5), wire(6), state, flags, 2).pack())
+    reason = abi.DropReason.SPOOFED_MAC
+    sample = abi.DropSample(1, now, key, 5, 60, abi.Hook.FROM_POD, reason)
+    tables["drop_samples"].put((1).to_bytes(4, "little"), sample.pack())
+    counter = abi.Counter(3, 180).pack() + bytes(tables["drops"].value_size - 16)
+    tables["drops"].put((abi.Hook.FROM_POD * abi.DROP_MAX + reason).to_bytes(4, "little"), counter)
+
+
+def call(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ebpfnet", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=check)
+
+
+def ask(node: Path, *arguments: str) -> str:
+    return call(*arguments, "--pins", str(node / "bpf" / "x"), "--run", str(node)).stdout
+
+
+def test_service_list(node: Path):
+    lines = ask(node, "service", "list").splitlines()
+    assert lines[0].split() == ["SERVICE", "ADDRESS", "PORT", "PROTOCOL", "BACKENDS"]
+    assert ["default/web:http", "10.96.0.1", "80", "TCP", "2"] in [line.split() for line in lines]
+    assert ["default/web:dns", "fd00:96::1", "53", "UDP", "1"] in [line.split() for line in lines]
+
+
+def test_service_get(node: Path):
+    found = json.loads(ask(node, "service", "get", "default/web", "-o", "json"))
+    mine = next(row for row in found if row["service"] == "default/web:http" and row["address"] == "10.96.0.1")
+    assert mine["flows"] == 1
+    assert mine["endpoints"][0] == {"backend": "10.0.0.1:8080", "pod": "default/b"}
+
+
+def test_service_that_is_not_there_suggests_one(node: Path):
+    done = call("service", "get", "default/wep", "--pins", str(node / "bpf" / "x"), check=False)
+    assert done.returncode == 1
+    assert "did you mean default/web?" in done.stderr
+
+
+def test_backend_list(node: Path):
+    found = json.loads(ask(node, "backend", "list", "--service", "default/web:dns", "-o", "json"))
+    assert [row["backend"] for row in found] == ["10.0.0.1:5353", "10.0.0.2:5353", "[fd00::1]:5353"]
+
+
+def test_pod_list(node: Path):
+    assert "default/client  10.0.0.9  5        02:00:00:00:00:05" in ask(node, "pod", "list")
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ([], 1),
+        (["--service", "default/web"], 1),
+        (["--service", "default/other"], 0),
+        (["--pod", "default/client", "--protocol", "tcp", "--state", "established"], 1),
+        (["--protocol", "udp"], 0),
+    ],
+)
+def test_flow_list(node: Path, filters: list[str], found: int):
+    assert len(json.loads(ask(node, "flow", "list", "-o", "json", *filters))) == found
+
+
+def test_flow_list_names_both_ends(node: Path):
+    line = ask(node, "flow", "list", "--no-headers").strip()
+    assert "10.0.0.9:40000 (default/client)" in line
+    assert "10.0.0.1:8080 (default/b)" in line
+    assert "default/web:http" in line
+    assert "ESTABLISHED" in line
+
+
+def test_drop_list(node: Path):
+    assert ["from_pod", "SPOOFED_MAC", "3", "180"] in [line.split() for line in ask(node, "drop", "list").splitlines()]
+    assert "10.0.0.9:40000 (default/client) -> 10.96.0.1:80 (default/web:http)" in ask(
+        node, "drop", "list", "--samples"
+    )
+
+
+def test_map_list(node: Path):
+    rows = json.loads(ask(node, "map", "list", "-o", "json"))
+    assert {row["map"] for row in rows} == set(abi.TABLES)
+    assert next(row for row in rows if row["map"] == "slots")["entries"] == 6
+
+
+def test_map_dump(node: Path):
+    assert "SERVICE default/web:http 10.96.0.1:80/TCP backends=2" in ask(node, "map", "dump")
+    assert "10.96.0.1:80/TCP -> default/web:http" in ask(node, "map", "dump", "services")
+    assert len(ask(node, "map", "dump", "pods", "--raw").split()) == 4
+
+
+@pytest.mark.parametrize("name", sorted(abi.TABLES))
+def test_every_map_can_be_dumped(node: Path, name: str):
+    ask(node, "map", "dump", name)
+
+
+def test_status_says_that_the_agent_is_dead(node: Path):
+    text = ask(node, "status")
+    assert "NOT running" in text
+    assert "services 4/1024" in text
+
+
+def test_yaml(node: Path):
+    assert "- node: ''" in ask(node, "pod", "list", "-o", "yaml")
+
+
+def test_no_agent_ever_ran(tmp_path: Path):
+    needs_root()
+    done = call("service", "list", "--pins", str(tmp_path / "none"), check=False)
+    assert (done.returncode, done.stdout) == (8, "")
+    assert done.stderr.startswith("ebpfnet: no tables in ")
+
+
+def test_agent_without_bpffs(tmp_path: Path):
+    needs_root()
+    options = ["--node-name", "n", "--manifests", str(tmp_path), "--uplink", "lo"]
+    done = call("agent", *options, "--pins", str(tmp_path / "x"), "--run", str(tmp_path / "run"), check=False)
+    assert done.returncode == 4
+    assert "mount -t bpf" in done.stderr
+
+
+def test_agent_with_a_stale_pin(node: Path, tmp_path: Path):
+    options = ["--node-name", "n", "--manifests", str(tmp_path), "--uplink", "lo"]
+    done = call("agent", *options, "--pins", str(node / "bpf" / "x"), "--run", str(tmp_path), check=False)
+    assert done.returncode == 5
+    assert "ebpfnet cleanup" in done.stderr
+
+
+def test_agent_without_its_uplink(node: Path, tmp_path: Path):
+    options = ["--node-name", "n", "--manifests", str(tmp_path), "--uplink", "nosuch0"]
+    done = call("agent", *options, "--pins", str(node / "bpf" / "y"), "--run", str(tmp_path), check=False)
+    assert done.returncode == 8
+    assert "--uplink nosuch0: no such interface" in done.stderr
+    assert not (node / "bpf" / "y").exists()
+
+
+def test_agent_without_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    with pytest.raises(NotRoot, match="needs root") as refused:
+        pins.check_place(tmp_path)
+    assert refused.value.exit_code == 3
+
+
+def test_usage_errors():
+    assert call("service", "lst", check=False).returncode == 2
+    assert call("agent", check=False).returncode == 2
+
+
+def test_a_list_loads_neither_bcc_nor_kubernetes_nor_pyroute2(node: Path):
+    place = ["--pins", str(node / "bpf" / "x")]
+    command = [sys.executable, "-X", "importtime", "-m", "ebpfnet", "service", "list", *place]
+    modules = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "ebpfnet.cli.lookup" in modules
+    assert not [name for name in ("bcc", "kubernetes", "pyroute2", "watchfiles") if f" {name}\n" in modules]
