@@ -226,6 +226,7 @@ class Agent:
                 "last_change": self._last_change,
                 "synced": reconciler.synced,
                 "pending": reconciler.pending,
+                "writes": sum(table.writes for name, table in self._tables.items() if name != "flows"),
                 "problems": problems,
                 "uplink": list(self.config.uplink),
                 "interfaces": listed,

@@ -32,6 +32,8 @@ class KernelTable:
         self.fd = fd
         per_cpu = spec.type == MapType.PERCPU_ARRAY
         self.value_size = (spec.value_size + 7) // 8 * 8 * possible_cpus() if per_cpu else spec.value_size
+        self.writes = 0
+        """Puts and deletes since it was opened, each entry of a batch counted."""
         self._room = ctypes.create_string_buffer(self.value_size)
 
     def close(self) -> None:
@@ -60,6 +62,7 @@ class KernelTable:
 
     def put(self, key: bytes, value: bytes) -> None:
         """Insert or replace."""
+        self.writes += 1
         try:
             syscall.update(self.fd, key, value)
         except OSError as error:
@@ -76,6 +79,7 @@ class KernelTable:
 
     def delete(self, key: bytes) -> None:
         """Remove; a key that is not there is no error."""
+        self.writes += 1
         try:
             syscall.delete(self.fd, key)
         except OSError as error:
@@ -94,6 +98,7 @@ class KernelTable:
         """Run a batch command; returns how many were done (fewer only when a deleted key was missing)."""
         if not count:
             return 0
+        self.writes += count
         attributes = syscall.BatchAttributes(count=count, map_fd=self.fd)
         attributes.keys = ctypes.cast(ctypes.c_char_p(keys), ctypes.c_void_p)
         attributes.values = ctypes.cast(ctypes.c_char_p(values), ctypes.c_void_p)

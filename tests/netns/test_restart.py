@@ -51,11 +51,11 @@ def test_killed_under_load_and_restarted(lab: Lab, caller: Inside, family: int, 
 
 
 def test_restart_writes_nothing(lab: Lab):
-    """Raw bytes, generations included: had anything been written anew, a generation would have moved."""
     before = {node: contents(lab, node) for node in NODES}
     for node in NODES:
         lab.restart_agent(node)
     assert {node: contents(lab, node) for node in NODES} == before
+    assert [(lab.agent_status(node) or {})["writes"] for node in NODES] == [0, 0]
 
 
 def test_restart_keeps_the_programs_attached(lab: Lab):
