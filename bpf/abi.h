@@ -90,13 +90,13 @@ enum flow_flag {
 
 /* Value of `flows`. The other direction's key is reverse(to), and its `to` is reverse(key). */
 struct flow {
-	struct tuple to; /* the packet's tuple when we are done with it */
-	__u64 seen_ns;	 /* CLOCK_MONOTONIC; refreshed at most once a second, both directions together */
-	__u64 service;	 /* id of the service it came through, or 0 */
+	struct tuple to;  /* the packet's tuple when we are done with it */
+	__u64 seen_ns;	  /* CLOCK_MONOTONIC; refreshed at most once a second, both directions together */
+	__u64 service;	  /* id of the service it came through, or 0 */
 	struct wire from; /* where packets of this direction must come in */
 	struct wire deliver;
-	__u8 state; /* enum flow_state */
-	__u8 flags; /* enum flow_flag */
+	__u8 state;	/* enum flow_state */
+	__u8 flags;	/* enum flow_flag */
 	__u8 tcp_flags; /* union of TCP flags seen in this direction */
 	__u8 pad[5];
 };
@@ -141,21 +141,21 @@ enum outcome {
 /* Index of `drops` is hook * DROP_MAX + reason. */
 enum drop_reason {
 	DROP_NONE = 0,
-	DROP_TRUNCATED = 1,		 /* a header reaches beyond the packet's end */
-	DROP_MALFORMED = 2,		 /* a header contradicts itself */
-	DROP_SPOOFED_ADDRESS = 3,	 /* the source address is not the sender's */
-	DROP_SPOOFED_MAC = 4,		 /* the source MAC is not the sender's */
-	DROP_UNSUPPORTED_ETHERTYPE = 5,	 /* neither IPv4, IPv6 nor ARP */
-	DROP_UNSUPPORTED_PROTOCOL = 6,	 /* neither TCP, UDP, SCTP nor ICMP of the address family */
-	DROP_UNSUPPORTED_ICMP = 7,	 /* ICMP that is neither echo nor an error */
-	DROP_UNSUPPORTED_EXTENSION = 8,	 /* more IPv6 extension headers than we follow, or a routing header */
-	DROP_FRAGMENT_UNKNOWN = 9,	 /* a later fragment whose first was not seen */
-	DROP_FLOW_UNKNOWN = 10,		 /* an ICMP error about no flow of ours */
-	DROP_FLOW_TABLE = 11,		 /* `flows` refused the entry */
-	DROP_NO_ENDPOINTS = 12,		 /* the service has no ready endpoint (the packet is rejected) */
-	DROP_NO_SLOT = 13,		 /* `services` led to a slot that is not there: a bug, never normal */
-	DROP_NO_SOURCE_PORT = 14,	 /* every source port tried for a hairpin is taken */
-	DROP_REWRITE = 15,		 /* a kernel helper refused to change the packet */
+	DROP_TRUNCATED = 1,		/* a header reaches beyond the packet's end */
+	DROP_MALFORMED = 2,		/* a header contradicts itself */
+	DROP_SPOOFED_ADDRESS = 3,	/* the source address is not the sender's */
+	DROP_SPOOFED_MAC = 4,		/* the source MAC is not the sender's */
+	DROP_UNSUPPORTED_ETHERTYPE = 5, /* neither IPv4, IPv6 nor ARP */
+	DROP_UNSUPPORTED_PROTOCOL = 6,	/* neither TCP, UDP, SCTP nor ICMP of the address family */
+	DROP_UNSUPPORTED_ICMP = 7,	/* ICMP that is neither echo nor an error */
+	DROP_UNSUPPORTED_EXTENSION = 8, /* more IPv6 extension headers than we follow, or a routing header */
+	DROP_FRAGMENT_UNKNOWN = 9,	/* a later fragment whose first was not seen */
+	DROP_FLOW_UNKNOWN = 10,		/* an ICMP error about no flow of ours */
+	DROP_FLOW_TABLE = 11,		/* `flows` refused the entry */
+	DROP_NO_ENDPOINTS = 12,		/* the service has no ready endpoint (the packet is rejected) */
+	DROP_NO_SLOT = 13,		/* `services` led to a slot that is not there: a bug, never normal */
+	DROP_NO_SOURCE_PORT = 14,	/* every source port tried for a hairpin is taken */
+	DROP_REWRITE = 15,		/* a kernel helper refused to change the packet */
 	DROP_MAX = 16,
 };
 
@@ -170,7 +170,7 @@ struct counter {
 /* Value of `drop_samples`. sequence counts from 1 and is written last. */
 struct drop_sample {
 	__u64 sequence;
-	__u64 seen_ns; /* CLOCK_MONOTONIC */
+	__u64 seen_ns;	    /* CLOCK_MONOTONIC */
 	struct tuple tuple; /* as far as it was parsed; else zero */
 	__u32 ifindex;
 	__u32 length; /* bytes of the packet, Ethernet header included */

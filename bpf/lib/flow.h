@@ -97,7 +97,8 @@ static __always_inline int claim_reply(const struct tuple *key, struct flow *for
 		struct flow *held = flows.lookup(&reply_key);
 		if (!held)
 			return -DROP_FLOW_TABLE;
-		if (held->state == FLOW_CLOSING || flow_over(held, key->protocol, now) || same_tuple(&held->to, &back->to)) {
+		if (held->state == FLOW_CLOSING || flow_over(held, key->protocol, now) ||
+		    same_tuple(&held->to, &back->to)) {
 			flows.update(&reply_key, back);
 			return 0;
 		}

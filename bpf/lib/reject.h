@@ -49,8 +49,7 @@ static __always_inline int answer_headers(struct __sk_buff *skb, const struct pa
 {
 	__u32 header = p->ipv6 ? 40 : 20;
 	__u8 macs[12];
-	if (bpf_skb_load_bytes(skb, 0, macs, 12) ||
-	    bpf_skb_change_tail(skb, ETHERNET_LENGTH + header + length, 0))
+	if (bpf_skb_load_bytes(skb, 0, macs, 12) || bpf_skb_change_tail(skb, ETHERNET_LENGTH + header + length, 0))
 		return -DROP_REWRITE;
 	if (bpf_skb_store_bytes(skb, 0, macs + 6, 6, 0) || bpf_skb_store_bytes(skb, 6, macs, 6, 0))
 		return -DROP_REWRITE;

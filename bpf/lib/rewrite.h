@@ -16,7 +16,6 @@ static __always_inline __sum16 csum_apply(__sum16 check, __u32 diff)
 	return ~sum;
 }
 
-
 /* Checksum difference of the addresses; the prefixes of mapped IPv4 cancel out, so one call serves both families. */
 static __always_inline __u32 address_diff(const struct tuple *from, const struct tuple *to, __u32 seed)
 {
