@@ -18,8 +18,10 @@ RESULT = Path("build/bench.json")
 def main() -> None:
     """Run the groups named on the command line, or all."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("group", nargs="*", choices=[[], *GROUPS], help=f"of {', '.join(GROUPS)}; none is all")
+    parser.add_argument("group", nargs="*", help=f"of {', '.join(GROUPS)}; none is all")
     groups = parser.parse_args().group or GROUPS
+    if unknown := set(groups) - set(GROUPS):
+        parser.error(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
     if os.geteuid() != 0:
         sys.exit("bench: this needs root (eBPF and network namespaces)")
     figures: list[Figure] = []
@@ -30,10 +32,11 @@ def main() -> None:
         figures += found
     store(figures, RESULT)
     bounded = [figure for figure in figures if figure.holds is not None]
-    missed = [figure.name for figure in bounded if not figure.holds]
+    missed = [figure for figure in bounded if not figure.holds]
     print(f"{len(bounded) - len(missed)} of {len(bounded)} bounds hold; written to {RESULT}")
-    for name in missed:
-        print(f"  missed: {name}")
+    for figure in missed:
+        beside = f" beside {figure.rival}" if figure.rival else ""
+        print(f"  missed: {figure.name}{beside} ({figure.bound})")
 
 
 if __name__ == "__main__":

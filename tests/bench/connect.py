@@ -14,7 +14,6 @@ import json
 import os
 import statistics
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -53,10 +52,10 @@ Load = Callable[[Namespace, Sequence[Service]], None]
 Samples = dict[tuple[str, str], list[Sample]]
 
 
-def _compile(folder: Path) -> Path:
-    program = folder / "load"
-    source = Path(__file__).with_name("load.c")
-    subprocess.run(["gcc", "-O2", "-o", program, source], check=True)
+def _compile() -> Path:
+    program = Path("build/bench/load")
+    program.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["gcc", "-O2", "-o", program, Path(__file__).with_name("load.c")], check=True)
     return program
 
 
@@ -147,7 +146,7 @@ def _figures(samples: Samples, mode: str) -> Iterator[Figure]:
 def run() -> list[Figure]:
     """Build every side, run the rounds."""
     with contextlib.ExitStack() as stack:
-        program = _compile(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ebpfnet-bench-"))))
+        program = _compile()
         sides = list(_sides(stack, program))
         samples = _rounds(sides, program)
         return [figure for mode in MODES for figure in _figures(samples, mode)]

@@ -1,17 +1,17 @@
 """A real agent on a large cluster: how soon it is in sync, and how much memory it holds.
 
 The agent lives in a network namespace and a mount namespace of its own, with its own BPF filesystem, and dies with this
-process; nothing outside its temporary folder is touched.
+process; nothing outside its own folder is touched.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tests.bench import objects
 from tests.bench.figures import Figure
 from tests.bench.namespace import Namespace
 
+FOLDER = Path("build/bench/agent")  # relative: a socket's path must be short
 DEADLINE_S = 120
 MOUNT_AND_RUN = 'mount -t bpf bpf "$0" && exec setpriv --pdeathsig KILL "$@"'
 
@@ -91,5 +92,9 @@ def _measure(folder: Path) -> list[Figure]:
 
 def run() -> list[Figure]:
     """Start an agent, wait, measure, end it."""
-    with tempfile.TemporaryDirectory(prefix="ebpfnet-bench-") as folder:
-        return _measure(Path(folder))
+    shutil.rmtree(FOLDER, ignore_errors=True)  # of a run that was killed
+    FOLDER.mkdir(parents=True)
+    try:
+        return _measure(FOLDER)
+    finally:
+        shutil.rmtree(FOLDER)
