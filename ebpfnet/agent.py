@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 RUN = Path("/run/ebpfnet")
+HANDOVER_S = 2.0  # a killed agent may take a moment to be gone when its successor is there already
 SWITCH_INTERVAL_S = 0.0002  # a busy thread hands over quickly: 5 ms by default would be the latency of an event
 
 
@@ -238,15 +239,24 @@ def _alone(run: Path) -> Iterator[None]:
     """Hold the run directory: two agents on one node would undo each other's work."""
     run.mkdir(mode=0o755, parents=True, exist_ok=True)
     with (run / "agent.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise EbpfnetError(f"another agent (pid {lock.read().strip()}) is running on {run}") from error
+        deadline = time.monotonic() + HANDOVER_S
+        while not _locked(lock.fileno()):
+            if time.monotonic() > deadline:
+                lock.seek(0)
+                raise EbpfnetError(f"another agent (pid {lock.read().strip()}) is running on {run}")
+            time.sleep(0.02)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def run(config: AgentConfig) -> None:

@@ -33,6 +33,7 @@ def set_up_logging(form: str | None, level: str) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every file that moved
 
 
 def size(name: str) -> int:
