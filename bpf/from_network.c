@@ -34,15 +34,18 @@ int from_network(struct __sk_buff *skb)
 		return network_error(skb, &p);
 
 	__u64 now = bpf_ktime_get_coarse_ns();
+	struct flow fresh;
 	struct flow *f = recall(&p, now);
 	if (!f) {
 		struct pod *pod = pod_of(&p.tuple.destination);
 		if (!pod)
 			return pass(skb, HOOK_FROM_NETWORK);
-		struct flow new = { .to = p.tuple, .deliver = pod->wire };
+		__builtin_memset(&fresh, 0, sizeof(fresh));
+		fresh.to = p.tuple;
+		fresh.deliver = pod->wire;
 		if (pod_of(&p.tuple.source))
 			return drop(skb, HOOK_FROM_NETWORK, -DROP_SPOOFED_ADDRESS, &p.tuple);
-		f = remember(&p, &new, now, &error);
+		f = remember(&p, &fresh, now, &error);
 		if (!f)
 			return drop(skb, HOOK_FROM_NETWORK, error, &p.tuple);
 	} else if (f->from.ifindex) { /* a pod of this node as source, from outside */

@@ -70,23 +70,24 @@ static __always_inline int pod_error(struct __sk_buff *skb, struct packet *p)
 }
 
 /* The first packet of a connection: who sends, which backend, which wire. */
-static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct packet *p, __u64 now, int *error)
+static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 now,
+					      int *error)
 {
-	struct flow f = {};
-	*error = check_sender(skb, p, &f.from);
+	__builtin_memset(f, 0, sizeof(*f));
+	*error = check_sender(skb, p, &f->from);
 	if (*error)
 		return NULL;
-	f.to = p->tuple;
+	f->to = p->tuple;
 	if (p->tuple.protocol == IPPROTO_TCP || p->tuple.protocol == IPPROTO_UDP) {
-		*error = choose_backend(&f);
+		*error = choose_backend(f);
 		if (*error)
 			return NULL;
-		source_hairpin(&f, &p->tuple);
+		source_hairpin(f, &p->tuple);
 	}
-	struct pod *pod = pods.lookup(&f.to.destination);
+	struct pod *pod = pods.lookup(&f->to.destination);
 	if (pod)
-		f.deliver = pod->wire;
-	return remember(p, &f, now, error);
+		f->deliver = pod->wire;
+	return remember(p, f, now, error);
 }
 
 int from_pod(struct __sk_buff *skb)
@@ -112,9 +113,10 @@ int from_pod(struct __sk_buff *skb)
 	}
 
 	__u64 now = bpf_ktime_get_coarse_ns();
+	struct flow fresh;
 	struct flow *f = recall(&p, now);
 	if (!f) {
-		f = open_flow(skb, &p, now, &error);
+		f = open_flow(skb, &p, &fresh, now, &error);
 		if (error == -DROP_NO_ENDPOINTS)
 			return reject(skb, &p, HOOK_FROM_POD, error);
 		if (!f)

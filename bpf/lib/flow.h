@@ -111,7 +111,8 @@ static __always_inline int claim_reply(const struct tuple *key, struct flow *for
 	return -DROP_NO_SOURCE_PORT;
 }
 
-/* Remember a new connection, both directions. Returns the entry that this packet follows, or NULL with *error set. */
+/* Remember a new connection, both directions. Returns what this packet follows, `forward` itself or the entry of another
+ * CPU that was first; NULL with *error set. */
 static __always_inline struct flow *remember(const struct packet *p, struct flow *forward, __u64 now, int *error)
 {
 	struct tuple key = p->tuple;
@@ -123,8 +124,9 @@ static __always_inline struct flow *remember(const struct packet *p, struct flow
 	*error = claim_reply(&key, forward, &back, now);
 	if (*error)
 		return NULL;
-	flows.insert(&key, forward); /* when another CPU was first with this connection, its choice holds */
-	struct flow *f = flows.lookup(&key);
+	if (flows.insert(&key, forward) == 0)
+		return forward;
+	struct flow *f = flows.lookup(&key); /* another CPU was first with this connection: its choice holds */
 	if (!f)
 		*error = -DROP_FLOW_TABLE;
 	return f;
