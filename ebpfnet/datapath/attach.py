@@ -52,6 +52,8 @@ def filters(ip: IPRoute, ifindex: int, direction: str) -> list[Filter]:
         options = message.get_attr("TCA_OPTIONS")
         name = options.get_attr("TCA_BPF_NAME") if message.get_attr("TCA_KIND") == "bpf" and options else ""
         priority, handle = message["info"] >> 16, message["handle"]
+        if not handle:  # the head of a priority, not a filter
+            continue
         found[priority, handle] = Filter(name or "", priority, handle)
     return list(found.values())
 
