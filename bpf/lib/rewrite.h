@@ -22,6 +22,19 @@ static __always_inline __u32 address_diff(const struct tuple *from, const struct
 	return bpf_csum_diff((__be32 *)from, 32, (__be32 *)to, 32, seed);
 }
 
+/* The same without a helper call, which costs more than the sums: for what every translated packet passes. */
+static __always_inline __u32 quick_diff(const struct tuple *from, const struct tuple *to)
+{
+	__u64 sum = 0;
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		sum += (__u64)(__u32)~from->source.word[i] + to->source.word[i];
+		sum += (__u64)(__u32)~from->destination.word[i] + to->destination.word[i];
+	}
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return (sum & 0xffffffff) + (sum >> 32);
+}
+
 static __always_inline int write_l4_checksum(struct __sk_buff *skb, const struct packet *p, __u32 addresses,
 					     const struct tuple *to)
 {
@@ -102,7 +115,7 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 	bool routed = hop->outcome != OUTCOME_STACK;
 	if (!nat && !routed)
 		return 0;
-	__u32 diff = nat ? address_diff(&p->tuple, to, 0) : 0;
+	__u32 diff = nat ? quick_diff(&p->tuple, to) : 0;
 	int error = p->ipv6 ? write_ipv6(skb, to, routed) : write_ipv4(skb, to, routed, diff);
 	if (!error && routed)
 		error = write_macs(skb, hop);
