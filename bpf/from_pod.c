@@ -43,10 +43,9 @@ static __always_inline bool neighbour_source(const struct packet *p)
 }
 
 /* A pod sends only from its own addresses and MAC. */
-static __always_inline int check_sender(struct __sk_buff *skb, const struct packet *p, struct wire *wire)
+static __always_inline int check_sender(struct __sk_buff *skb, struct packet *p, struct wire *wire)
 {
-	struct address source = p->tuple.source;
-	struct pod *pod = pods.lookup(&source);
+	struct pod *pod = pods.lookup(&p->tuple.source);
 	if (!pod || pod->wire.ifindex != skb->ingress_ifindex)
 		return -DROP_SPOOFED_ADDRESS;
 	if (!same_mac(pod->wire.mac, p->mac))

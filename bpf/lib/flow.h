@@ -113,32 +113,30 @@ static __always_inline int claim_reply(const struct tuple *key, struct flow *for
 
 /* Remember a new connection, both directions. Returns what this packet follows, `forward` itself or the entry of another
  * CPU that was first; NULL with *error set. */
-static __always_inline struct flow *remember(const struct packet *p, struct flow *forward, __u64 now, int *error)
+static __always_inline struct flow *remember(struct packet *p, struct flow *forward, __u64 now, int *error)
 {
-	struct tuple key = p->tuple;
 	struct flow back = {};
 
 	forward->seen_ns = now;
 	forward->tcp_flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
-	mirror(&back, forward, &key);
-	*error = claim_reply(&key, forward, &back, now);
+	mirror(&back, forward, &p->tuple);
+	*error = claim_reply(&p->tuple, forward, &back, now);
 	if (*error)
 		return NULL;
-	if (flows.insert(&key, forward) == 0)
+	if (flows.insert(&p->tuple, forward) == 0)
 		return forward;
-	struct flow *f = flows.lookup(&key); /* another CPU was first with this connection: its choice holds */
+	struct flow *f = flows.lookup(&p->tuple); /* another CPU was first with this connection: its choice holds */
 	if (!f)
 		*error = -DROP_FLOW_TABLE;
 	return f;
 }
 
 /* Find the flow of a packet; one that is over is removed. */
-static __always_inline struct flow *recall(const struct packet *p, __u64 now)
+static __always_inline struct flow *recall(struct packet *p, __u64 now)
 {
-	struct tuple key = p->tuple;
-	struct flow *f = flows.lookup(&key);
+	struct flow *f = flows.lookup(&p->tuple);
 	if (f && !flow_alive(f, p, now)) {
-		flows.delete(&key);
+		flows.delete(&p->tuple);
 		return NULL;
 	}
 	return f;
