@@ -35,8 +35,10 @@ def programs() -> Iterator[dict[str, load.Program]]:
     tables = {name: kernel.create(spec) for name, spec in SMALL.items()}
     loaded = load.load(build.compiled(), tables)
     yield loaded
-    for held in (*loaded.values(), *tables.values()):
-        held.close()
+    for program in loaded.values():
+        program.close()
+    for table in tables.values():
+        table.close()
 
 
 def run(*command: str) -> str:
