@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,9 @@ from ebpfnet.watch.source import Deliver
 SUFFIXES = {".yaml", ".yml", ".json"}
 RESCAN_MS = 1000  # also without a notification: network file systems send none, and none comes while we scan
 DEBOUNCE_MS = 20
+SETTLE_S = 0.03  # a file that was written to less long ago may be half of what it will be, and parse
 Stamp = tuple[int, int, int]
+UNREAD = (0, 0, 0)
 
 
 class Content(NamedTuple):
@@ -131,10 +134,15 @@ def read(paths: Iterable[Path | str]) -> list[Change]:
 
 
 class ManifestSource:
-    """Follows a folder. ``scan`` compares it with what was delivered; ``run`` scans whenever something moves."""
+    """Follows a folder. ``scan`` compares it with what was delivered; ``run`` scans whenever something moves.
 
-    def __init__(self, folder: Path) -> None:
+    A file is read when it has not been written to for ``settle_s`` seconds; ``unsettled`` says that one has.
+    """
+
+    def __init__(self, folder: Path, settle_s: float = SETTLE_S) -> None:
         self.folder = folder
+        self.settle_s = settle_s
+        self.unsettled = False
         self._stamps: dict[Path, Stamp] = {}
         self._contents: dict[Path, Content] = {}
         self._facts: dict[Ref, Fact] = {}
@@ -173,13 +181,17 @@ class ManifestSource:
 
     def _changed(self) -> list[Path]:
         stamps: dict[Path, Stamp] = {}
+        self.unsettled = False
         for path in list_files(self.folder):
             try:
                 status = path.stat()
             except OSError:
                 continue
             stamps[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
-        changed = [path for path, stamp in stamps.items() if self._stamps.get(path) != stamp]
+            if self._stamps.get(path) != stamps[path] and 0 <= time.time() - status.st_mtime < self.settle_s:
+                stamps[path] = self._stamps.get(path, UNREAD)
+                self.unsettled = True
+        changed = [path for path, stamp in stamps.items() if stamp not in {self._stamps.get(path), UNREAD}]
         for path in set(self._contents) - set(stamps):
             del self._contents[path]
         self._stamps = stamps
@@ -191,6 +203,11 @@ class ManifestSource:
         except OSError as error:
             problem = Problem(Ref(Kind.FILE, "", str(path)), "(file)", error.strerror or "")
             content = Content({}, (problem,), broken=True)
+        before = self._contents.get(path)
+        if before and before.facts and not content.facts and not content.problems:
+            # An editor truncates before it writes. Whoever means it removes the file.
+            problem = Problem(Ref(Kind.FILE, "", str(path)), "(file)", "empty; remove it to delete what it held")
+            content = Content({}, (problem,), broken=True)
         if content.broken and path in self._contents:
             content = content._replace(facts=self._contents[path].facts)
         self._contents[path] = content
@@ -199,19 +216,25 @@ class ManifestSource:
         """Deliver the folder, ``Synced``, and every change until ``stop`` is set."""
         from watchfiles import watch  # 40 ms of import, which only an agent needs
 
-        deliver([*self.scan(), Synced()])
+        deliver([*self._settled(stop), Synced()])
         options: dict[str, Any] = {"debounce": DEBOUNCE_MS, "step": DEBOUNCE_MS // 2, "rust_timeout": RESCAN_MS}
         while not stop.is_set():
             try:
                 for _ in watch(self.folder, stop_event=stop, yield_on_timeout=True, raise_interrupt=False, **options):
-                    self._pass_on(deliver)
+                    self._pass_on(deliver, stop)
                     if not self.folder.is_dir():
                         break
             except FileNotFoundError:
-                self._pass_on(deliver)
+                self._pass_on(deliver, stop)
             stop.wait(RESCAN_MS / 1000)
 
-    def _pass_on(self, deliver: Deliver) -> None:
+    def _settled(self, stop: threading.Event) -> list[Change]:
         changes = self.scan()
+        while self.unsettled and not stop.wait(self.settle_s):
+            changes += self.scan()
+        return changes
+
+    def _pass_on(self, deliver: Deliver, stop: threading.Event) -> None:
+        changes = self._settled(stop)
         if changes:
             deliver(changes)

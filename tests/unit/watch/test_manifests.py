@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import threading
 from pathlib import Path
@@ -37,7 +38,7 @@ def told(changes) -> list[str]:
 @pytest.fixture
 def source(tmp_path: Path) -> ManifestSource:
     (tmp_path / "a.yaml").write_text(A)
-    found = ManifestSource(tmp_path)
+    found = ManifestSource(tmp_path, settle_s=0)
     assert told(found.scan()) == ["+a"]
     return found
 
@@ -73,6 +74,30 @@ def test_half_written_keeps_the_last_good_version(source: ManifestSource):
     assert refused.problem.field.startswith("line ")
     (source.folder / "a.yaml").write_text(B)
     assert told(source.scan()) == ["-a", "+b", "ok a.yaml"]
+
+
+@pytest.mark.parametrize("text", ["", "---\n", "# to be written\n"])
+def test_truncated_keeps_the_last_good_version(source: ManifestSource, text: str):
+    (source.folder / "a.yaml").write_text(text)
+    [refused] = source.scan()
+    assert isinstance(refused, Refused)
+    assert "remove it" in refused.problem.reason
+    (source.folder / "a.yaml").write_text(A)
+    assert told(source.scan()) == ["ok a.yaml"]
+
+
+def test_a_file_that_is_being_written_is_read_when_it_has_settled(tmp_path: Path):
+    patient = ManifestSource(tmp_path, settle_s=1000)
+    path = tmp_path / "a.yaml"
+    path.write_text(A)
+    os.utime(path, (1, 1))
+    assert told(patient.scan()) == ["+a"]
+    path.write_text(B)
+    assert patient.scan() == []
+    assert patient.unsettled
+    os.utime(path, (2, 2))
+    assert told(patient.scan()) == ["-a", "+b"]
+    assert not patient.unsettled
 
 
 def test_a_bad_version_of_an_object_keeps_the_last_good_one(source: ManifestSource):
