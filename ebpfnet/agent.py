@@ -30,7 +30,7 @@ from ebpfnet.maps.kernel import KernelTable
 from ebpfnet.maps.table import TableError
 from ebpfnet.model.facts import Change
 from ebpfnet.reconcile.reconciler import Reconciler
-from ebpfnet.reconcile.sweep import sweep
+from ebpfnet.reconcile.sweep import Wires, sweep
 from ebpfnet.watch.manifests import ManifestSource
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ class Agent:
         self._tables: dict[str, KernelTable] = {}
         self._reconciler: Reconciler
         self._failure: BaseException | None = None
+        self._told = 0
+        self._known_problems: set[str] = set()
 
     def run(self) -> None:
         """Bring the node under control and keep it so; raises ``EbpfnetError`` when it can't."""
@@ -152,14 +154,15 @@ class Agent:
         self._wake.set()
 
     def _log_problems(self) -> None:
+        if self._told == self._reconciler.told:
+            return
+        self._told = self._reconciler.told
         now = {str(problem) for problem in self._reconciler.problems}
         for text in sorted(now - self._known_problems):
             log.warning("%s", text)
         for text in sorted(self._known_problems - now):
             log.info("settled: %s", text)
         self._known_problems = now
-
-    _known_problems: frozenset[str] | set[str] = frozenset()
 
     def _on_interfaces(self, found: list[Interface]) -> None:
         """Attach to new wires first, then let their pods into the tables."""
@@ -178,10 +181,12 @@ class Agent:
                 self._attached.pop(gone, None)
             self._interfaces = found
             self._reconciler.set_wires(wires)
+            self._log_problems()
             self._last_change = time.time()
         self._wake.set()
 
     def _loop(self) -> None:
+        swept: Wires = None
         next_sweep = time.monotonic() + self.config.sweep_interval
         while not self.stop.is_set():
             with self._lock:
@@ -193,14 +198,16 @@ class Agent:
                 return
             with self._lock:
                 self._reconciler.retry()
-                gone, self._reconciler.gone = self._reconciler.gone, set()
-            if gone or time.monotonic() >= next_sweep:
-                self._sweep(gone)
-                next_sweep = time.monotonic() + self.config.sweep_interval
+                self._log_problems()
+                wires = self._reconciler.wires
+            if wires != swept or time.monotonic() >= next_sweep:
+                self._sweep()
+                swept, next_sweep = wires, time.monotonic() + self.config.sweep_interval
 
-    def _sweep(self, gone: set[int]) -> None:
+    def _sweep(self) -> None:
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         try:
-            swept = sweep(self._tables["flows"], time.clock_gettime_ns(time.CLOCK_MONOTONIC), gone)
+            swept = sweep(self._tables["flows"], now, lambda: self._reconciler.wires, self._lock)
             log.debug("swept %d of %d flows", swept.removed, swept.seen)
         except TableError as error:
             log.warning("sweep flows: %s", error)

@@ -1,15 +1,20 @@
-"""Model facts and tables for tests, in few words."""
+"""Model facts, tables and a reconciler for tests, in few words."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pytest
 
 from ebpfnet import abi
+from ebpfnet.maps import dump
 from ebpfnet.maps.memory import MemoryTable
 from ebpfnet.maps.table import Table
 from ebpfnet.model import endpoints
-from ebpfnet.model.facts import EndpointSlice, Kind, Pod, Ref, Service, ServicePort, SlicePort
+from ebpfnet.model.facts import Change, EndpointSlice, Kind, Pod, Ref, Service, ServicePort, SlicePort, Synced
+from ebpfnet.reconcile.reconciler import Reconciler
 
 TCP, UDP, SCTP = abi.Protocol.TCP, abi.Protocol.UDP, abi.Protocol.SCTP
 NODE = "node-a"
@@ -59,3 +64,39 @@ def pod(name: str, *addresses: str, node: str = NODE, host_network: bool = False
 def wire(number: int) -> abi.Wire:
     """Return a made-up wire."""
     return abi.Wire(number, bytes((2, 0, 0, 0)) + number.to_bytes(2, "big"))
+
+
+class Clock:
+    """A clock that moves when told."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(
+    changes: Sequence[Change], tables: dict[str, Table] | None = None, wires: Mapping[str, abi.Wire] | None = None
+) -> list[str]:
+    """Return what the tables hold after these changes."""
+    tables = tables or memory_tables()
+    reconciler = Reconciler(tables, "node-a")
+    reconciler.apply([*changes, Synced()])
+    reconciler.set_wires(wires or {})
+    return dump.summary(tables)
+
+
+def settle(reconciler: Reconciler, clock: Clock) -> None:
+    """Let time pass until nothing is left to try again."""
+    for _ in range(500):
+        due = reconciler.next_retry
+        if due is None:
+            return
+        clock.now = max(clock.now, due)
+        reconciler.retry()
+    pytest.fail("never settled")
+
+
+def writes(tables: Mapping[str, Any]) -> int:
+    """Return how often the tables were written."""
+    return sum(table.writes for table in tables.values())

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ebpfnet import abi
+from ebpfnet.compile.names import shown
 from ebpfnet.model import endpoints
 from ebpfnet.model.facts import EndpointSlice, IPAddress, Problem, Ref, Service
 
@@ -49,12 +50,12 @@ def compile_service(service: Service, mine: Mapping[IPAddress, Ref]) -> tuple[li
             ipv6 = address.version == 6
             name = set_name(service.ref.namespace, service.ref.name, port.name, port.protocol, ipv6=ipv6)
             frontend = abi.Frontend(abi.pack_address(address), port.port, port.protocol).pack()
-            label = f"{service.ref.namespace}/{service.ref.name}:{port.name or port.port}"
+            label = shown(f"{service.ref.namespace}/{service.ref.name}:{port.name or port.port}")
             entries.append(Entry(frontend, abi.identify(name), label))
     for index, port in enumerate(service.ports):
         if port.protocol == abi.Protocol.SCTP and service.cluster_ips:
             field = f"spec.ports[{index}].protocol"
-            problems.append(Problem(service.ref, field, "SCTP services are not supported yet"))
+            problems.append(Problem(service.ref, field, "SCTP service ports are not supported yet"))
     return entries, problems
 
 

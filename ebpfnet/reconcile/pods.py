@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ebpfnet import abi
-from ebpfnet.compile.pods import compile_pod, pod_id, pod_label
+from ebpfnet.compile.names import shown
+from ebpfnet.compile.pods import PodEntry, compile_pod, pod_id, pod_label
 from ebpfnet.maps.table import Table
 from ebpfnet.model.facts import Pod, Problem
 from ebpfnet.reconcile.diff import diff
+
+NO_WIRE = bytes(10)
+WIRE = slice(0, len(NO_WIRE))  # of a value of ``pods``: interface and MAC
 
 
 class PodTables:
@@ -20,40 +24,49 @@ class PodTables:
         self._have: dict[bytes, bytes] | None = None
         self.problems: list[Problem] = []
         self.named: dict[int, str] = {}
+        self.wires: dict[bytes, bytes] | None = None
+        """Address to wire of every pod, as the table has them; None: not known. Replaced, never changed."""
 
     def forget(self) -> None:
         """Read the table back before the next write: something went wrong, or nobody has looked yet."""
-        self._have = None
+        self._have = self.wires = None
 
-    def _want(self, pods: Iterable[Pod], wires: Mapping[str, abi.Wire]) -> dict[bytes, bytes]:
-        want: dict[bytes, bytes] = {}
-        owner: dict[bytes, Pod] = {}
+    def _want(
+        self, pods: Iterable[Pod], wires: Mapping[str, abi.Wire], have: Mapping[bytes, bytes]
+    ) -> dict[bytes, bytes]:
+        compiled = [
+            (entry, pod)
+            for pod in sorted(pods, key=lambda pod: pod.ref)
+            for entry in compile_pod(pod, wires.get(pod_label(pod)))
+        ]
         self.problems = []
-        self.named = {}
-        for pod in sorted(pods, key=lambda pod: pod.ref):
-            for key, value in compile_pod(pod, wires.get(pod_label(pod))):
-                if key in want:
-                    text = f"{abi.unpack_address(key)} already belongs to {owner[key].ref}"
-                    self.problems.append(Problem(pod.ref, "status.podIPs", text))
-                    continue
-                want[key], owner[key] = value, pod
-                self.named[pod_id(pod)] = pod_label(pod)
-        return want
+        owner: dict[bytes, tuple[PodEntry, Pod]] = {}
+        for entry, pod in compiled:
+            first = owner.setdefault(entry.key, (entry, pod))[1]
+            if first is not pod:
+                text = f"{abi.unpack_address(entry.key)} already belongs to {first.ref}"
+                self.problems.append(Problem(pod.ref, "status.podIPs", text))
+        # What is in the table stays there; what comes anew waits for room.
+        ranked = sorted(owner.values(), key=lambda each: each[0].key not in have)
+        capacity = self._pods.spec.max_entries
+        for entry, pod in ranked[capacity:]:
+            text = f"{abi.unpack_address(entry.key)} does not fit into table pods ({capacity} entries)"
+            self.problems.append(Problem(pod.ref, "status.podIPs", text))
+        self.named = {pod_id(pod): shown(pod_label(pod)) for _, pod in ranked[:capacity]}
+        return {entry.key: entry.value for entry, _ in ranked[:capacity]}
 
-    def settle(self, pods: Iterable[Pod], wires: Mapping[str, abi.Wire]) -> set[int]:
-        """Write the differences; returns the interfaces that no pod has any more. Raises ``TableError``."""
-        want = self._want(pods, wires)
-        if self._have is None:
-            self._have = dict(self._pods.items())
-        change = diff(self._have, want)
-        before = {abi.Pod.unpack(value).wire.ifindex for value in self._have.values()}
-        stale = {abi.Pod.unpack(self._have[key]).id for key in (*change.delete, *change.put) if key in self._have}
-        have, self._have = self._have, None  # unknown until all of it is written
+    def settle(self, pods: Iterable[Pod], wires: Mapping[str, abi.Wire]) -> None:
+        """Write the differences; raises ``TableError``."""
+        have = dict(self._pods.items()) if self._have is None else self._have
+        self.forget()  # unknown until all of it is written
+        want = self._want(pods, wires, have)
+        change = diff(have, want)
+        past = {abi.Pod.unpack(have[key]).id for key in (*change.delete, *change.put) if key in have}
         for identity in {abi.Pod.unpack(value).id for value in change.put.values()}:
             self._names.put(identity.to_bytes(8, "little"), abi.pack_name(self.named[identity]))
+        self._pods.delete_batch(change.delete)
         for key, value in change.put.items():
             self._pods.put(key, value)
-        self._pods.delete_batch(change.delete)
-        self._names.delete_batch([identity.to_bytes(8, "little") for identity in stale - self.named.keys()])
-        self._have = {key: value for key, value in {**have, **change.put}.items() if key in want}
-        return before - {abi.Pod.unpack(value).wire.ifindex for value in want.values()}
+        self._names.delete_batch([identity.to_bytes(8, "little") for identity in past - self.named.keys()])
+        self._have = want
+        self.wires = {key: value[WIRE] for key, value in want.items()}

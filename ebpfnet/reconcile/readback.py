@@ -38,9 +38,3 @@ def adopt(state: ServiceState, set_id: int, frontend: bytes) -> EndpointSet | No
     held = state.slots.get((set_id, service.generation), {})
     run = bytearray(b"".join([held.pop(index, bytes(RECORD)) for index in range(service.count)]))
     return EndpointSet(set_id, frontend, service.generation, run)
-
-
-def leftovers(state: ServiceState) -> tuple[list[bytes], list[bytes]]:
-    """Return the keys in ``services`` and in ``slots`` that nobody adopted."""
-    slots = [abi.Slot(*head, index).pack() for head, held in state.slots.items() for index in held]
-    return list(state.frontends), slots

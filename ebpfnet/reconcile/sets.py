@@ -22,7 +22,7 @@ from ebpfnet.reconcile.diff import find
 
 _HEAD = struct.Struct("QI")
 _INDEX = [index.to_bytes(4, "little") for index in range(1024)]
-BATCH = 65_536  # bytes of slot keys that are gathered before they are written
+BATCH = 65_536  # slots that are gathered before they are written
 
 
 def slot_keys(set_id: int, generation: int, start: int, end: int) -> bytes:
@@ -37,6 +37,10 @@ def split_keys(joined: bytes) -> list[bytes]:
     """Cut joined slot keys apart."""
     size = abi.Slot.size()
     return [joined[at : at + size] for at in range(0, len(joined), size)]
+
+
+class DoesNotFit(TableFull):
+    """Demand is beyond what a table has room for: told before anything is written."""
 
 
 class EndpointSet:
@@ -70,10 +74,28 @@ class SetWriter:
         """How many more slots there is room for."""
         return self._slots.spec.max_entries - self.used
 
-    def _demand(self, count: int) -> None:
+    @property
+    def frontends(self) -> int:
+        """How many frontends there are."""
+        return len(self._owner)
+
+    @property
+    def frontend_room(self) -> int:
+        """How many more frontends there is room for."""
+        return self._services.spec.max_entries - len(self._owner)
+
+    def owns(self, frontend: bytes) -> bool:
+        """Say whether a frontend leads to a set that is known here."""
+        return frontend in self._owner
+
+    def demand(self, count: int, frontend: bytes | None = None) -> None:
+        """Raise ``DoesNotFit`` unless there is room for ``count`` more slots, and for ``frontend`` if it is new."""
         if count > self.room:
-            text = f"needs {count} more slots, table slots has room for {self.room} of {self._slots.spec.max_entries}"
-            raise TableFull(errno.E2BIG, text)
+            text = f"needs {count} more slots, and table slots ({self._slots.spec.max_entries} entries) has no room"
+            raise DoesNotFit(errno.E2BIG, text)
+        if frontend is not None and not self.owns(frontend) and self.frontend_room < 1:
+            text = f"needs one more frontend, and table services ({self._services.spec.max_entries} entries) is full"
+            raise DoesNotFit(errno.E2BIG, text)
 
     def _flip(self, endpoints: EndpointSet, generation: int, count: int) -> None:
         self._services.put(endpoints.frontend, abi.Service(endpoints.id, generation, count).pack())
@@ -95,35 +117,31 @@ class SetWriter:
         self._owner[endpoints.frontend] = endpoints.id
 
     def create(self, fresh: Iterable[EndpointSet]) -> None:
-        """Write new sets, many at a time: all slots before any frontend."""
-        keys: list[bytes] = []
-        values: list[bytes] = []
-        heads: list[EndpointSet] = []
-        size = 0
+        """Write new sets, many at a time: all slots before any frontend. Demand is the caller's to check."""
+        batch: list[EndpointSet] = []
+        count = 0
         for endpoints in fresh:
-            self._demand(endpoints.count)
-            self.used += endpoints.count
-            keys.append(slot_keys(endpoints.id, endpoints.generation, 0, endpoints.count))
-            values.append(bytes(endpoints.run))
-            heads.append(endpoints)
-            size += len(keys[-1])
-            if size >= BATCH * abi.Slot.size():
-                self._publish(keys, values, heads)
-                keys, values, heads, size = [], [], [], 0
-        self._publish(keys, values, heads)
+            batch.append(endpoints)
+            count += endpoints.count
+            if count >= BATCH:
+                self._publish(batch)
+                batch, count = [], 0
+        self._publish(batch)
 
-    def _publish(self, keys: list[bytes], values: list[bytes], heads: list[EndpointSet]) -> None:
-        if any(keys):
-            self._slots.put_batch(b"".join(keys), b"".join(values))
-        if heads:
-            entries = b"".join([abi.Service(e.id, e.generation, e.count).pack() for e in heads])
-            self._services.put_batch(b"".join([e.frontend for e in heads]), entries)
-            self._owner.update((e.frontend, e.id) for e in heads)
+    def _publish(self, batch: list[EndpointSet]) -> None:
+        keys = b"".join([slot_keys(e.id, e.generation, 0, e.count) for e in batch])
+        if keys:
+            self._slots.put_batch(keys, b"".join([bytes(e.run) for e in batch]))
+        if batch:
+            entries = b"".join([abi.Service(e.id, e.generation, e.count).pack() for e in batch])
+            self._services.put_batch(b"".join([e.frontend for e in batch]), entries)
+            self._owner.update((e.frontend, e.id) for e in batch)
+            self.used += sum(e.count for e in batch)
 
     def renew(self, endpoints: EndpointSet, run: bytes) -> None:
         """Replace the whole set: a new generation, the flip, the old one's end."""
         count = len(run) // RECORD
-        self._demand(count)
+        self.demand(count)
         generation = (endpoints.generation + 1) & 0xFFFFFFFF
         if count:
             self._slots.put_batch(slot_keys(endpoints.id, generation, 0, count), run)
@@ -152,7 +170,7 @@ class SetWriter:
         endpoints.run[index * RECORD : (index + 1) * RECORD] = record
 
     def _append(self, endpoints: EndpointSet, record: bytes) -> None:
-        self._demand(1)
+        self.demand(1)
         count = endpoints.count
         self._put(endpoints, count, record)
         self._flip(endpoints, endpoints.generation, count + 1)
@@ -170,8 +188,11 @@ class SetWriter:
         self._slots.delete(_HEAD.pack(endpoints.id, endpoints.generation) + last.to_bytes(4, "little"))
 
     def move(self, endpoints: EndpointSet, frontend: bytes) -> None:
-        """Let another frontend lead to the set: the new one first."""
-        old, endpoints.frontend = endpoints.frontend, frontend
+        """Let another frontend lead to the set: the new one first, unless there is no room for both."""
+        old = endpoints.frontend
+        if not self.owns(frontend) and self.frontend_room < 1:
+            self._leave(endpoints, old)
+        endpoints.frontend = frontend
         self._flip(endpoints, endpoints.generation, endpoints.count)
         self._leave(endpoints, old)
 

@@ -2,56 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Sequence
-
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import ipaddress
 
 from ebpfnet import abi
-from ebpfnet.compile.services import compile_slice
 from ebpfnet.maps import dump
 from ebpfnet.maps.faulty import FaultyTable
-from ebpfnet.maps.memory import MemoryTable
-from ebpfnet.model.facts import Accepted, Change, Delete, EndpointSlice, Problem, Refused, Synced, Upsert
-from ebpfnet.reconcile.diff import records
+from ebpfnet.model.facts import Accepted, Delete, Problem, Refused, Synced, Upsert
+from ebpfnet.reconcile.pods import WIRE
 from ebpfnet.reconcile.reconciler import Reconciler
-from tests.cluster import SCTP, TCP, memory_tables, piece, pod, service, wire
+from tests.cluster import SCTP, TCP, Clock, memory_tables, piece, pod, run, service, settle, wire, writes
 
 WEB = service("web", "10.96.0.1")
-
-
-class Clock:
-    """A clock that moves when told."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def run(changes: Sequence[Change], tables=None, wires=None) -> list[str]:
-    tables = tables or memory_tables()
-    reconciler = Reconciler(tables, "node-a")
-    reconciler.apply([*changes, Synced()])
-    reconciler.set_wires(wires or {})
-    return dump.summary(tables)
-
-
-def settle(reconciler: Reconciler, clock: Clock) -> None:
-    for _ in range(500):
-        due = reconciler.next_retry
-        if due is None:
-            return
-        clock.now = max(clock.now, due)
-        reconciler.retry()
-    pytest.fail("never settled")
-
-
-def writes(tables) -> int:
-    return sum(table.writes for table in tables.values())
 
 
 def test_a_service_leads_to_its_ready_endpoints():
@@ -163,6 +124,29 @@ def test_two_services_that_swap_addresses():
     assert dump.summary(tables) == run(swapped)
 
 
+def test_a_port_without_a_name_is_named_by_its_number():
+    tables = memory_tables()
+    reconciler = Reconciler(tables, "node-a")
+    feed = Upsert(piece("web", "a", ["10.0.0.1"], ports=[("", TCP, 8080)]))
+    reconciler.apply([Upsert(service("web", "10.96.0.1", ports=[("", TCP, 80)])), feed, Synced()])
+    reconciler.apply([Upsert(service("web", "10.96.0.1", ports=[("", TCP, 81)]))])
+    assert dump.summary(tables) == [
+        "BACKEND default/web:81 10.96.0.1:81/TCP 10.0.0.1:8080",
+        "SERVICE default/web:81 10.96.0.1:81/TCP backends=1",
+    ]
+
+
+def test_a_name_longer_than_its_table_loses_its_end_for_show_only():
+    namespace_and_name = "x" * 2 * abi.NAME_SIZE
+    tables = memory_tables()
+    reconciler = Reconciler(tables, "node-a")
+    reconciler.apply([Upsert(service(namespace_and_name, "10.96.0.1")), Upsert(service("y", "10.96.0.2")), Synced()])
+    lines = dump.summary(tables)
+    assert len(lines) == 2
+    assert lines[0].startswith("SERVICE default/xxx")
+    assert "x… " in lines[0]
+
+
 def test_sctp_ports_are_named_and_the_others_served():
     mixed = service("web", "10.96.0.1", ports=[("http", TCP, 80), ("s", SCTP, 81)])
     reconciler = Reconciler(memory_tables(), "node-a")
@@ -206,12 +190,28 @@ def test_pods_of_this_node_with_a_wire_are_in_the_table():
     ]
 
 
-def test_a_wire_that_goes_is_told_to_the_sweeper():
+def test_the_wires_of_addresses_are_known_to_the_sweeper():
     reconciler = Reconciler(memory_tables(), "node-a")
+    assert reconciler.wires is None
     reconciler.apply([Upsert(pod("p", "10.0.0.1")), Synced()])
+    assert reconciler.wires == {}
+    for ifindex in (7, 9):
+        reconciler.set_wires({"default/p": wire(ifindex)})
+        assert reconciler.wires == {
+            abi.pack_address(ipaddress.ip_address("10.0.0.1")): abi.Pod(wire(ifindex), 0).pack()[WIRE]
+        }
+
+
+def test_the_wires_are_not_known_while_the_table_of_pods_fails():
+    clock, tables = Clock(), memory_tables()
+    tables["pods"] = table = FaultyTable(tables["pods"], 1.0, seed=1, limit=0)
+    reconciler = Reconciler(tables, "node-a", clock)
+    reconciler.apply([Upsert(pod("p", "10.0.0.1")), Synced()])
+    table.left = 1
     reconciler.set_wires({"default/p": wire(7)})
-    reconciler.set_wires({"default/p": wire(9)})
-    assert reconciler.gone == {7}
+    assert reconciler.wires is None
+    settle(reconciler, clock)
+    assert len(reconciler.wires or ()) == 1
 
 
 def test_two_pods_with_one_address_are_named():
@@ -222,144 +222,3 @@ def test_two_pods_with_one_address_are_named():
     assert [str(p) for p in reconciler.problems] == [
         "Pod default/b: status.podIPs: 10.0.0.1 already belongs to Pod default/a"
     ]
-
-
-# However events come, however writes fail, the end is the same
-
-NAMES = ("a", "b", "c")
-addresses = st.lists(st.integers(1, 12).map(lambda n: f"10.0.0.{n}"), unique=True, max_size=12)
-events = st.one_of(
-    st.builds(lambda n, ip: Upsert(service(n, f"10.96.0.{ip}")), st.sampled_from(NAMES), st.integers(1, 4)),
-    st.builds(lambda n: Delete(service(n).ref), st.sampled_from(NAMES)),
-    st.builds(lambda n, s, ready: Upsert(piece(n, s, ready)), st.sampled_from(NAMES), st.sampled_from("xy"), addresses),
-    st.builds(lambda n, s: Delete(piece(n, s, []).ref), st.sampled_from(NAMES), st.sampled_from("xy")),
-    st.builds(lambda n, ip: Upsert(pod(n, f"10.0.9.{ip}")), st.sampled_from(NAMES), st.integers(1, 4)),
-    st.builds(lambda n: Delete(pod(n).ref), st.sampled_from(NAMES)),
-)
-WIRES = {f"default/{name}": wire(index + 1) for index, name in enumerate(NAMES)}
-
-
-def final(changes: Sequence[Change]) -> list[Change]:
-    """The last word on every object."""
-    last: dict[object, Change] = {}
-    for change in changes:
-        ref = change.fact.ref if isinstance(change, Upsert) else change.ref  # type: ignore[union-attr]
-        last.pop(ref, None)
-        last[ref] = change
-    return [change for change in last.values() if isinstance(change, Upsert)]
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(events, max_size=25), st.randoms(use_true_random=False), st.integers(0, 25))
-def test_any_path_ends_like_from_scratch(changes, order: random.Random, cut: int):
-    scratch = run(final(changes), wires=WIRES)
-
-    step_by_step = memory_tables()
-    reconciler = Reconciler(step_by_step, "node-a")
-    reconciler.set_wires(WIRES)
-    reconciler.apply([*changes[:cut], Synced()])
-    for change in changes[cut:]:
-        reconciler.apply([change, change])
-    assert dump.summary(step_by_step) == scratch
-
-    shuffled = final(changes)
-    order.shuffle(shuffled)
-    restarted = Reconciler(step_by_step, "node-a")
-    restarted.set_wires(WIRES)
-    before = writes(step_by_step)
-    restarted.apply([*shuffled, Synced()])
-    assert dump.summary(step_by_step) == scratch
-    assert writes(step_by_step) == before
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(events, max_size=20), st.integers(0, 1000))
-def test_failing_writes_change_nothing_in_the_end(changes, seed: int):
-    tables = memory_tables(lambda table: FaultyTable(table, probability=0.3, seed=seed, limit=40))
-    reconciler = Reconciler(tables, "node-a", clock := Clock())
-    reconciler.set_wires(WIRES)
-    reconciler.apply([Synced()])
-    for change in changes:
-        reconciler.apply([change])
-    settle(reconciler, clock)
-    assert dump.summary(tables) == run(final(changes), wires=WIRES)
-
-
-class Checked(MemoryTable):
-    """Looks at the whole after every single write."""
-
-    check = staticmethod(lambda: None)
-
-    def put(self, key: bytes, value: bytes) -> None:
-        super().put(key, value)
-        self.check()
-
-    def delete(self, key: bytes) -> None:
-        super().delete(key)
-        self.check()
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(events, max_size=20), st.booleans())
-def test_after_every_single_write_a_frontend_leads_to_backends_that_were_right(changes, once: bool):
-    """Killed between any two writes, the datapath still serves: invariant 2."""
-    tables = memory_tables(lambda table: Checked(table.spec))
-    ever: dict[bytes, set[bytes]] = {}
-    for change in changes:
-        if isinstance(change, Upsert) and isinstance(change.fact, EndpointSlice):
-            for set_id, packed in compile_slice(change.fact).items():
-                ever.setdefault(set_id.to_bytes(8, "little"), set()).update(records(packed))
-
-    def check() -> None:
-        for item in tables["services"].items():
-            entry = abi.Service.unpack(item[1])
-            for index in range(entry.count):
-                backend = tables["slots"].get(abi.Slot(entry.id, entry.generation, index).pack())
-                assert backend in ever[entry.id.to_bytes(8, "little")]
-
-    for table in tables.values():
-        table.check = check  # type: ignore[attr-defined]
-    reconciler = Reconciler(tables, "node-a")
-    reconciler.apply([Synced()])
-    if once:
-        reconciler.apply(changes)
-    else:
-        for change in changes:
-            reconciler.apply([change])
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(events, max_size=15), st.lists(events, max_size=6), st.integers(0, 40))
-def test_killed_at_any_write_the_next_agent_ends_right(before, after, survives: int):
-    class Killed(Exception):
-        pass
-
-    class Fuse(MemoryTable):
-        left = -1
-
-        def _burn(self) -> None:
-            if Fuse.left == 0:
-                raise Killed
-            Fuse.left -= 1
-
-        def put(self, key: bytes, value: bytes) -> None:
-            self._burn()
-            super().put(key, value)
-
-        def delete(self, key: bytes) -> None:
-            self._burn()
-            super().delete(key)
-
-    Fuse.left = -1
-    tables = memory_tables(lambda table: Fuse(table.spec))
-    first = Reconciler(tables, "node-a")
-    first.set_wires(WIRES)
-    first.apply([*before, Synced()])
-    Fuse.left = survives
-    with contextlib.suppress(Killed):
-        first.apply(after)
-    Fuse.left = -1
-    second = Reconciler(tables, "node-a")
-    second.set_wires(WIRES)
-    second.apply([*final([*before, *after]), Synced()])
-    assert dump.summary(tables) == run(final([*before, *after]), wires=WIRES)

@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
 from ebpfnet import abi
 from ebpfnet.abi import FlowFlag, FlowState, Protocol
-from ebpfnet.reconcile.sweep import SECOND, over
+from ebpfnet.maps.memory import MemoryTable
+from ebpfnet.reconcile.pods import NO_WIRE, WIRE
+from ebpfnet.reconcile.sweep import SECOND, idle, misled, sweep
+from tests.cluster import wire
 
 NOW = 100_000 * SECOND
 
 
-def entry(protocol: int, state: FlowState, idle_s: float, ifindex: int = 1) -> tuple[bytes, bytes]:
-    key = abi.Tuple(bytes(16), bytes(16), 1, 2, protocol)
-    wires = (abi.Wire(ifindex, bytes(6)), abi.Wire(0, bytes(6)))
-    flow = abi.Flow(key, NOW - int(idle_s * SECOND), 0, *wires, state, FlowFlag(0), 0)
-    return key.pack(), flow.pack()
+HERE, THERE = (abi.pack_address(ipaddress.ip_address(text)) for text in ("10.0.0.1", "10.0.1.1"))
+
+
+def connection(
+    protocol: int = Protocol.UDP, state: FlowState = FlowState.NEW, idle_s: float = 0, ifindex: int = 1
+) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
+    """Both entries of a connection from a pod here to one on another node."""
+    there, back = abi.Tuple(HERE, THERE, 1, 2, protocol), abi.Tuple(THERE, HERE, 2, 1, protocol)
+    here, none = wire(ifindex) if ifindex else abi.Wire(0, bytes(6)), abi.Wire(0, bytes(6))
+    seen = NOW - int(idle_s * SECOND)
+    return (
+        (there.pack(), abi.Flow(there, seen, 0, here, none, state, FlowFlag(0), 0).pack()),
+        (back.pack(), abi.Flow(back, seen, 0, none, here, state, FlowFlag.REPLY, 0).pack()),
+    )
+
+
+def entry(protocol: int, state: FlowState, idle_s: float) -> tuple[bytes, bytes]:
+    return connection(protocol, state, idle_s)[0]
+
+
+class MemoryFlows(MemoryTable):
+    """A table in memory that is read as the kernel's are."""
+
+    def chunks(self) -> Iterator[tuple[bytes, bytes]]:
+        entries = list(self.items())
+        yield b"".join(key for key, _ in entries), b"".join(value for _, value in entries)
 
 
 @pytest.mark.parametrize(
@@ -31,19 +60,76 @@ def entry(protocol: int, state: FlowState, idle_s: float, ifindex: int = 1) -> t
     ],
 )
 def test_time_outs(protocol: Protocol, state: FlowState, limit_s: int):
-    assert not list(over(*entry(protocol, state, limit_s - 1), NOW))
-    assert list(over(*entry(protocol, state, limit_s + 1), NOW))
+    assert not list(idle(*entry(protocol, state, limit_s - 1), NOW))
+    assert list(idle(*entry(protocol, state, limit_s + 1), NOW))
 
 
 def test_only_the_keys_that_are_over():
     old, young = entry(Protocol.UDP, FlowState.NEW, 1000), entry(Protocol.TCP, FlowState.NEW, 1)
-    assert list(over(young[0] + old[0], young[1] + old[1], NOW)) == [old[0]]
+    assert list(idle(young[0] + old[0], young[1] + old[1], NOW)) == [old[0]]
 
 
-def test_flows_of_an_interface_that_is_gone():
-    assert list(over(*entry(Protocol.TCP, FlowState.ESTABLISHED, 0, ifindex=7), NOW, gone={7}))
-    assert not list(over(*entry(Protocol.TCP, FlowState.ESTABLISHED, 0, ifindex=8), NOW, gone={7}))
+def packed(ifindex: int) -> bytes:
+    return abi.Pod(wire(ifindex), 0).pack()[WIRE]
+
+
+@pytest.mark.parametrize(
+    ("wires", "wrong"),
+    [
+        ({HERE: packed(7)}, False),
+        ({HERE: packed(8)}, True),
+        ({}, True),
+        ({HERE: packed(7), THERE: packed(8)}, True),
+        ({HERE: packed(7), THERE: NO_WIRE}, False),
+        (None, False),
+    ],
+)
+def test_flows_with_another_wire_than_their_pod(wires: dict[bytes, bytes] | None, wrong: bool):
+    forward, back = connection(ifindex=7)
+    for key, value in (forward, back):
+        assert bool(list(misled(key, value, wires))) is wrong
+
+
+def swept(flows: MemoryFlows, **arguments: Any) -> int:
+    return sweep(flows, NOW, **arguments).removed
+
+
+def test_both_halves_of_a_connection_go_together():
+    flows = MemoryFlows(abi.TABLES["flows"])
+    forward, back = connection(idle_s=abi.TIMEOUT_DATAGRAM_NEW_S + 1)
+    flows.put(*forward)
+    flows.put(*connection()[1])
+    assert swept(flows) == 0, "the other half saw a packet"
+    flows.put(*back)
+    assert swept(flows) == 2
+
+
+def test_a_half_without_the_other_is_judged_alone():
+    flows = MemoryFlows(abi.TABLES["flows"])
+    flows.put(*connection(idle_s=abi.TIMEOUT_DATAGRAM_NEW_S + 1)[1])
+    assert swept(flows) == 1
+
+
+def test_a_connection_that_wakes_up_stays():
+    flows = MemoryFlows(abi.TABLES["flows"])
+    for half in connection(idle_s=abi.TIMEOUT_DATAGRAM_NEW_S + 1):
+        flows.put(*half)
+
+    @contextlib.contextmanager
+    def waking():
+        flows.put(*connection()[0])
+        yield
+
+    assert swept(flows, guard=waking()) == 0
+
+
+def test_flows_made_before_their_pod_had_a_wire_are_removed_once_it_has():
+    flows = MemoryFlows(abi.TABLES["flows"])
+    for half in connection(ifindex=0):
+        flows.put(*half)
+    assert swept(flows, wires=dict) == 0
+    assert swept(flows, wires=lambda: {HERE: packed(7)}) == 2
 
 
 def test_a_packet_later_than_our_clock_is_young():
-    assert not list(over(*entry(Protocol.UDP, FlowState.NEW, -5), NOW))
+    assert not list(idle(*entry(Protocol.UDP, FlowState.NEW, -5), NOW))

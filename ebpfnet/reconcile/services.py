@@ -1,0 +1,253 @@
+"""``services``, ``slots`` and the names of endpoint sets: what is wanted, what the kernel holds, and the way there.
+
+A set's wanted backends are the union of its pieces, one packed run for each slice that feeds it. A changed slice is
+followed by its own difference; the other slices matter only for endpoints that stand in two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from ebpfnet import abi
+from ebpfnet.compile.services import RECORD, Entry, claim, compile_service
+from ebpfnet.maps.table import Table
+from ebpfnet.model.cluster import Cluster
+from ebpfnet.model.facts import Problem, Ref
+from ebpfnet.reconcile import readback
+from ebpfnet.reconcile.diff import find, records, run_diff
+from ebpfnet.reconcile.sets import EndpointSet, SetWriter
+
+RENEW_ABOVE = 64
+MANY = 32  # additions from which a set of records is cheaper than so many searches
+
+
+class Fed(NamedTuple):
+    """A set that a slice feeds, and the slice's run in it before and now."""
+
+    set_id: int
+    slice: Ref
+    before: bytes
+    now: bytes
+
+
+class ServiceTables:
+    """Endpoint sets and their frontends. Methods that write raise ``TableError``; then ``restore`` the set."""
+
+    def __init__(self, tables: Mapping[str, Table]) -> None:
+        self.writer = SetWriter(tables)
+        self.problems: dict[Ref, list[Problem]] = {}
+        self._tables = tables
+        self._names = tables["names"]
+        self._entries: dict[Ref, list[Entry]] = {}
+        self._wanted: dict[int, tuple[Entry, Ref]] = {}
+        self._pieces: dict[int, dict[Ref, bytes]] = {}
+        self._fed_by: dict[Ref, tuple[int, ...]] = {}
+        self._live: dict[int, EndpointSet] = {}
+        self._passing: dict[bytes, list[bytes]] = {}
+
+    # What is wanted
+
+    def feed(self, ref: Ref, runs: Mapping[int, bytes]) -> Iterator[Fed]:
+        """Put a slice's runs in place of what it fed before; yields the sets that changed."""
+        for set_id in dict.fromkeys((*self._fed_by.get(ref, ()), *runs)):
+            run = runs.get(set_id, b"")
+            pieces = self._pieces.setdefault(set_id, {})
+            before = pieces.pop(ref, b"")
+            if run:
+                pieces[ref] = run
+            if not pieces:
+                del self._pieces[set_id]
+            if run != before:
+                yield Fed(set_id, ref, before, run)
+        if runs:
+            self._fed_by[ref] = tuple(runs)
+        else:
+            self._fed_by.pop(ref, None)
+
+    def want(self, cluster: Cluster, refs: Iterable[Ref]) -> set[int]:
+        """Compile services again, those that are gone too; returns the sets that are touched."""
+        services = {ref: cluster.services.get(ref) for ref in refs}
+        mine = {
+            address: claim(cluster.claims[address].values()).ref
+            for service in services.values()
+            for address in (service.cluster_ips if service else ())
+        }
+        touched: set[int] = set()
+        for ref, service in services.items():
+            self.problems.pop(ref, None)
+            for entry in self._entries.pop(ref, ()):
+                self._wanted.pop(entry.set_id, None)
+                touched.add(entry.set_id)
+            if service is None:
+                continue
+            entries, problems = compile_service(service, mine)
+            self._entries[ref] = entries
+            self._wanted.update((entry.set_id, (entry, ref)) for entry in entries)
+            touched.update(entry.set_id for entry in entries)
+            if problems:
+                self.problems[ref] = problems
+        return touched
+
+    def owner(self, set_id: int) -> Ref | None:
+        """Return the service that a set is wanted for."""
+        return self._wanted[set_id][1] if set_id in self._wanted else None
+
+    def wanted(self) -> list[int]:
+        """Return every set that a service wants."""
+        return list(self._wanted)
+
+    def names(self) -> dict[int, str]:
+        """Return the names of the sets that are wanted."""
+        return {set_id: entry.label for set_id, (entry, _) in self._wanted.items()}
+
+    def _union(self, set_id: int) -> bytes:
+        pieces = list(self._pieces.get(set_id, {}).values())
+        if len(pieces) < 2:
+            return pieces[0] if pieces else b""
+        return b"".join(dict.fromkeys(record for piece in pieces for record in records(piece)))
+
+    # The way there
+
+    def follow(self, fed: Fed) -> None:
+        """Bring a slice's difference into its set, which is as it should be but for this."""
+        live = self._live.get(fed.set_id)
+        if live is None:
+            return
+        pieces = self._pieces.get(fed.set_id, {})
+        removed, added = run_diff(fed.before, fed.now)
+        total = sum(map(len, pieces.values())) - len(fed.now) + len(fed.before)
+        if removed and total != len(live.run):  # the API lets an endpoint stand in two slices at once
+            others = [piece for ref, piece in pieces.items() if ref != fed.slice]
+            removed = [record for record in removed if all(find(piece, record) < 0 for piece in others)]
+        if added and len(pieces) > 1:
+            there = set(records(live.run)) if len(added) > MANY else None
+            added = [each for each in added if (find(live.run, each) < 0 if there is None else each not in there)]
+        self._change(live, removed, added)
+
+    def fitting(self, ids: Iterable[int]) -> list[int]:
+        """Return the sets among ``ids`` that are new, and for which there is room all together."""
+        room, frontends = self.writer.room, self.writer.frontend_room
+        fresh = []
+        for set_id in ids:
+            if set_id not in self._wanted or set_id in self._live:
+                continue
+            count = len(self._union(set_id)) // RECORD
+            more = not self.writer.owns(self._wanted[set_id][0].frontend)
+            if count <= room and more <= frontends:
+                fresh.append(set_id)
+                room -= count
+                frontends -= more
+        return fresh
+
+    def create(self, ids: list[int]) -> None:
+        """Write new sets that fit, in a few batches."""
+        if not ids:
+            return
+        entries = [self._wanted[set_id][0] for set_id in ids]
+        labels = b"".join([abi.pack_name(entry.label) for entry in entries])
+        self._names.put_batch(b"".join([_name_key(set_id) for set_id in ids]), labels)
+        fresh = [EndpointSet(e.set_id, e.frontend, 1, bytearray(self._union(e.set_id))) for e in entries]
+        self.writer.create(fresh)
+        self._live.update((endpoints.id, endpoints) for endpoints in fresh)
+
+    def settle(self, set_id: int) -> None:
+        """Bring one set from whatever the kernel holds to what is wanted."""
+        live = self._live.get(set_id)
+        if set_id not in self._wanted:
+            if live is not None:
+                self.writer.remove_set(live)
+                del self._live[set_id]
+            self._names.delete(_name_key(set_id))
+            return
+        entry, want = self._wanted[set_id][0], self._union(set_id)
+        if live is None:
+            self.writer.demand(len(want) // RECORD, entry.frontend)
+            self.create([set_id])
+            return
+        if live.frontend != entry.frontend:
+            self._names.put(_name_key(set_id), abi.pack_name(entry.label))  # a port without a name is named by number
+            self.writer.move(live, entry.frontend)
+        have = records(live.run)
+        if len(set(have)) != len(have):  # a removal was cut short: the last backend stands twice
+            self._renew(live, want)
+        elif live.run != want:
+            self._change(live, *run_diff(live.run, want))
+
+    def _renew(self, live: EndpointSet, want: bytes) -> None:
+        if self.writer.room >= len(want) // RECORD:
+            self.writer.renew(live, want)
+        else:  # no room for both: the frontend waits a moment
+            self.writer.remove_set(live)
+            del self._live[live.id]
+            self.settle(live.id)
+
+    def _change(self, live: EndpointSet, removed: list[bytes], added: list[bytes]) -> None:
+        if len(removed) + len(added) > max(RENEW_ABOVE, live.count):
+            want = self._union(live.id)
+            if self.writer.room >= len(want) // RECORD:
+                self.writer.renew(live, want)
+                return
+        self.writer.change(live, removed, added)
+
+    def restore(self, set_id: int) -> None:
+        """Try a set again after a failure: what the kernel holds is read, not remembered."""
+        live = self._live.pop(set_id, None)
+        entry, _ = self._wanted.get(set_id, (None, None))
+        found = None
+        for frontend in dict.fromkeys([each.frontend for each in (live, entry) if each]):
+            found = found or self.writer.read_back(set_id, frontend)
+        if found is not None:
+            self._live[set_id] = found
+        self.settle(set_id)
+
+    # What was there when we came
+
+    def read_back(self) -> readback.ServiceState:
+        """Adopt what the tables hold; returns what is left over."""
+        state = readback.read_services(self._tables)
+        self._live = {}
+        self._passing = {}
+        self.writer.forget(used=sum(map(len, state.slots.values())))
+        for set_id, (entry, _) in self._wanted.items():
+            self._adopt(state, set_id, entry.frontend)
+        for frontend, service in list(state.frontends.items()):
+            if service.id in self._wanted and service.id not in self._live:  # its address changed meanwhile
+                self._adopt(state, service.id, frontend)
+        return state
+
+    def _adopt(self, state: readback.ServiceState, set_id: int, frontend: bytes) -> None:
+        live = readback.adopt(state, set_id, frontend)
+        if live is not None:
+            self._live[set_id] = live
+            self.writer.adopt(live)
+
+    def remove_strays(self, state: readback.ServiceState) -> None:
+        """Remove what is left over, but for frontends that another set will take: those serve until then."""
+        awaited = {entry.frontend for entry, _ in self._wanted.values()}
+        passing = {
+            (service.id, service.generation): frontend
+            for frontend, service in state.frontends.items()
+            if frontend in awaited and service.id not in self._live
+        }
+        kept: dict[bytes, list[bytes]] = {frontend: [] for frontend in passing.values()}
+        stray: list[bytes] = []
+        for head, held in state.slots.items():
+            keys = [abi.Slot(*head, index).pack() for index in held]
+            (kept[passing[head]] if head in passing else stray).extend(keys)
+        self._tables["services"].delete_batch([each for each in state.frontends if each not in kept])
+        self._tables["slots"].delete_batch(stray)
+        self.writer.used -= len(stray)
+        self._passing = kept
+
+    def remove_passed(self) -> None:
+        """Remove the slots of the frontends that lead to another set by now; of the others a later sync."""
+        for frontend, keys in self._passing.items():
+            if self.writer.owns(frontend):
+                self._tables["slots"].delete_batch(keys)
+                self.writer.used -= len(keys)
+        self._passing = {}
+
+
+def _name_key(identity: int) -> bytes:
+    return identity.to_bytes(8, "little")

@@ -1,0 +1,190 @@
+"""However events come, however writes fail, the end is the same; and every moment between is valid."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebpfnet import abi
+from ebpfnet.compile.services import compile_slice
+from ebpfnet.maps import dump
+from ebpfnet.maps.faulty import FaultyTable
+from ebpfnet.maps.memory import MemoryTable
+from ebpfnet.model.facts import Change, Delete, EndpointSlice, Kind, Synced, Upsert
+from ebpfnet.reconcile.diff import records
+from ebpfnet.reconcile.reconciler import Reconciler
+from tests.cluster import TCP, Clock, memory_tables, piece, pod, run, service, settle, wire, writes
+
+NAMES = ("a", "b", "c")
+addresses = st.lists(st.integers(1, 12).map(lambda n: f"10.0.0.{n}"), unique=True, max_size=12)
+events = st.one_of(
+    st.builds(lambda n, ip: Upsert(service(n, f"10.96.0.{ip}")), st.sampled_from(NAMES), st.integers(1, 4)),
+    st.builds(
+        lambda n, ip, port: Upsert(service(n, f"10.96.0.{ip}", ports=[("", TCP, port)])),
+        st.sampled_from(NAMES),
+        st.integers(1, 4),
+        st.integers(80, 82),
+    ),
+    st.builds(lambda n: Delete(service(n).ref), st.sampled_from(NAMES)),
+    st.builds(
+        lambda n, ready: Upsert(piece(n, "x", ready, ports=[("", TCP, 8080), ("http", TCP, 8081)])),
+        st.sampled_from(NAMES),
+        addresses,
+    ),
+    st.builds(lambda n, s, ready: Upsert(piece(n, s, ready)), st.sampled_from(NAMES), st.sampled_from("xy"), addresses),
+    st.builds(lambda n, s: Delete(piece(n, s, []).ref), st.sampled_from(NAMES), st.sampled_from("xy")),
+    st.builds(lambda n, ip: Upsert(pod(n, f"10.0.9.{ip}")), st.sampled_from(NAMES), st.integers(1, 4)),
+    st.builds(lambda n: Delete(pod(n).ref), st.sampled_from(NAMES)),
+)
+WIRES = {f"default/{name}": wire(index + 1) for index, name in enumerate(NAMES)}
+
+
+def final(changes: Sequence[Change]) -> list[Upsert]:
+    """The last word on every object."""
+    last: dict[object, Change] = {}
+    for change in changes:
+        ref = change.fact.ref if isinstance(change, Upsert) else change.ref  # type: ignore[union-attr]
+        last.pop(ref, None)
+        last[ref] = change
+    return [change for change in last.values() if isinstance(change, Upsert)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(events, max_size=25), st.randoms(use_true_random=False), st.integers(0, 25))
+def test_any_path_ends_like_from_scratch(changes, order: random.Random, cut: int):
+    scratch = run(final(changes), wires=WIRES)
+
+    step_by_step = memory_tables()
+    reconciler = Reconciler(step_by_step, "node-a")
+    reconciler.set_wires(WIRES)
+    reconciler.apply([*changes[:cut], Synced()])
+    for change in changes[cut:]:
+        reconciler.apply([change, change])
+    assert dump.summary(step_by_step) == scratch
+
+    shuffled = final(changes)
+    order.shuffle(shuffled)
+    restarted = Reconciler(step_by_step, "node-a")
+    restarted.set_wires(WIRES)
+    before = writes(step_by_step)
+    restarted.apply([*shuffled, Synced()])
+    assert dump.summary(step_by_step) == scratch
+    assert writes(step_by_step) == before
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(events, max_size=20), st.integers(0, 1000))
+def test_failing_writes_change_nothing_in_the_end(changes, seed: int):
+    tables = memory_tables(lambda table: FaultyTable(table, probability=0.3, seed=seed, limit=40))
+    reconciler = Reconciler(tables, "node-a", clock := Clock())
+    reconciler.set_wires(WIRES)
+    reconciler.apply([Synced()])
+    for change in changes:
+        reconciler.apply([change])
+    settle(reconciler, clock)
+    assert dump.summary(tables) == run(final(changes), wires=WIRES)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(events, max_size=25), st.integers(1, 14), st.integers(1, 3), st.integers(1, 2))
+def test_small_tables_hold_what_fits_and_the_rest_follows_when_there_is_room(changes, slots, services, pods):
+    tables = memory_tables(slots=slots, services=services, pods=pods)
+    reconciler = Reconciler(tables, "node-a", clock := Clock())
+    reconciler.set_wires(WIRES)
+    reconciler.apply([Synced()])
+    for change in changes:
+        reconciler.apply([change])
+    wanted, here = run(final(changes), wires=WIRES), dump.summary(tables)
+    if here != wanted:
+        assert [problem for problem in reconciler.problems if "table" in problem.reason]
+    keep = next((change for change in reversed(final(changes)) if change.fact.ref.kind == Kind.SERVICE), None)
+    fitting = [Upsert(piece("a", "x", ["10.0.0.1"])), *([keep] if keep else [])]
+    last = {change.fact.ref for change in fitting}
+    reconciler.apply([Delete(change.fact.ref) for change in final(changes) if change.fact.ref not in last])
+    reconciler.apply(fitting)
+    settle(reconciler, clock)
+    assert dump.summary(tables) == run(fitting, wires=WIRES)
+
+
+class Checked(MemoryTable):
+    """Looks at the whole after every single write."""
+
+    check = staticmethod(lambda: None)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        super().put(key, value)
+        self.check()
+
+    def delete(self, key: bytes) -> None:
+        super().delete(key)
+        self.check()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(events, max_size=20), st.booleans())
+def test_after_every_single_write_a_frontend_leads_to_backends_that_were_right(changes, once: bool):
+    """Killed between any two writes, the datapath still serves: invariant 2."""
+    tables = memory_tables(lambda table: Checked(table.spec))
+    ever: dict[bytes, set[bytes]] = {}
+    for change in changes:
+        if isinstance(change, Upsert) and isinstance(change.fact, EndpointSlice):
+            for set_id, packed in compile_slice(change.fact).items():
+                ever.setdefault(set_id.to_bytes(8, "little"), set()).update(records(packed))
+
+    def check() -> None:
+        for item in tables["services"].items():
+            entry = abi.Service.unpack(item[1])
+            for index in range(entry.count):
+                backend = tables["slots"].get(abi.Slot(entry.id, entry.generation, index).pack())
+                assert backend in ever[entry.id.to_bytes(8, "little")]
+
+    for table in tables.values():
+        table.check = check  # type: ignore[attr-defined]
+    reconciler = Reconciler(tables, "node-a")
+    reconciler.apply([Synced()])
+    if once:
+        reconciler.apply(changes)
+    else:
+        for change in changes:
+            reconciler.apply([change])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(events, max_size=15), st.lists(events, max_size=6), st.integers(0, 40))
+def test_killed_at_any_write_the_next_agent_ends_right(before, after, survives: int):
+    class Killed(Exception):
+        pass
+
+    class Fuse(MemoryTable):
+        left = -1
+
+        def _burn(self) -> None:
+            if Fuse.left == 0:
+                raise Killed
+            Fuse.left -= 1
+
+        def put(self, key: bytes, value: bytes) -> None:
+            self._burn()
+            super().put(key, value)
+
+        def delete(self, key: bytes) -> None:
+            self._burn()
+            super().delete(key)
+
+    Fuse.left = -1
+    tables = memory_tables(lambda table: Fuse(table.spec))
+    first = Reconciler(tables, "node-a")
+    first.set_wires(WIRES)
+    first.apply([*before, Synced()])
+    Fuse.left = survives
+    with contextlib.suppress(Killed):
+        first.apply(after)
+    Fuse.left = -1
+    second = Reconciler(tables, "node-a")
+    second.set_wires(WIRES)
+    second.apply([*final([*before, *after]), Synced()])
+    assert dump.summary(tables) == run(final([*before, *after]), wires=WIRES)
