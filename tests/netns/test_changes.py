@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,6 +76,43 @@ def test_a_half_written_file_keeps_the_last_good_version(edited: Lab, caller: In
     assert len(answering(caller, edited_address(family))) == 3
 
 
+def test_a_pod_known_only_after_a_client_began_to_talk_to_it_answers(
+    edited: Lab, caller: Inside, family: int, distance: str, wait: Wait
+):
+    """The flow is there before the pod: what it says of the pod's wire must not outlive the truth."""
+    name = objects.NEAR_DNS if distance == "near" else objects.FAR_DNS
+    pod = edited.pod(name)
+    path = edited.manifests / "pods.yaml"
+    before = path.read_text()
+    folder.edit(path, without(name))
+    node = "node-a" if distance == "near" else "node-b"
+    wait(lambda: abi.pack_address(ipaddress.ip_address(pod.of(family))) not in entries(edited, node, "pods"), 3)
+    with caller.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.1)
+        sock.connect((pod.of(family), 5353))
+
+        def answered() -> bool:
+            sock.send(b"are you there?")
+            try:
+                return client.parse(sock.recv(1000)).pod == f"default/{name}"
+            except OSError:
+                return False
+
+        assert not answered()
+        path.write_text(before)
+        wait(answered, 5)
+
+
+def without(pod: str) -> Callable[[dict[str, Any]], None]:
+    """Return a change that moves a pod to a node that this lab does not have."""
+
+    def change(document: dict[str, Any]) -> None:
+        if document["kind"] == "Pod" and document["metadata"]["name"] == pod:
+            document["spec"]["nodeName"] = "node-z"
+
+    return change
+
+
 def keep(count: int, service: str | None = None) -> Callable[[dict[str, Any]], None]:
     """Return a change that keeps so many endpoints of each slice (of one service, or of all in the file)."""
 
@@ -89,9 +127,14 @@ def keep(count: int, service: str | None = None) -> Callable[[dict[str, Any]], N
 
 def backends(lab: Lab, node: str) -> dict[bytes, int]:
     """Return the number of backends of each frontend in a node's tables."""
+    return {key: abi.Service.unpack(value).count for key, value in entries(lab, node, "services").items()}
+
+
+def entries(lab: Lab, node: str, table: str) -> dict[bytes, bytes]:
+    """Return what one of a node's tables holds."""
     tables = pins.open_all(lab.pins(node))
     try:
-        return {key: abi.Service.unpack(value).count for key, value in tables["services"].items()}
+        return dict(tables[table].items())
     finally:
         pins.close_all(tables)
 
