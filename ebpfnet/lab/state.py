@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from ebpfnet.lab.topology import Plan
 FOLDER = Path("/run/ebpfnet-lab")
 VERSION = 1
 UPLINK_MTU = 1500
+# A process that was killed while it started another leaves its lock to the child until that has become its own program.
+LOCK_SECONDS = 3.0
 
 
 class NoSuchLabError(NotRunning):
@@ -162,6 +165,7 @@ def locked(places: Places) -> Iterator[None]:
 
 def _lock(places: Places) -> int:
     """Lock the lab's folder; a folder that was removed meanwhile is not the lab's any more, so look again."""
+    until = time.monotonic() + LOCK_SECONDS
     while True:
         places.root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(places.root, os.O_RDONLY | os.O_CLOEXEC)
@@ -170,6 +174,8 @@ def _lock(places: Places) -> int:
             if places.root.exists() and os.path.samestat(os.fstat(descriptor), places.root.stat()):
                 return descriptor
         except BlockingIOError:
-            os.close(descriptor)
-            raise LabBusyError(f"lab {places.name!r} is being built or removed by another process") from None
+            if time.monotonic() > until:
+                os.close(descriptor)
+                raise LabBusyError(f"lab {places.name!r} is being built or removed by another process") from None
+            time.sleep(0.02)
         os.close(descriptor)
