@@ -1,5 +1,7 @@
 """Packets of every shape: fragments, options, extension headers, cut off, contradicting themselves, unsupported."""
 
+import struct
+
 import pytest
 from scapy.all import (
     ICMP,
@@ -30,11 +32,13 @@ from tests.packets import (
     CLIENT_PORT,
     POD_PORT,
     SERVICE_PORT,
+    STRANGER_MAC,
+    UPLINK_MAC,
     V4,
     V6,
     Ends,
 )
-from tests.prog.loaded import Datapath
+from tests.prog.loaded import Datapath, Result
 
 CUT = {DropReason.TRUNCATED, DropReason.MALFORMED}
 SHORTEST = {False: 14 + 20, True: 14 + 40}  # the kernel runs nothing shorter (net/bpf/test_run.c)
@@ -101,6 +105,31 @@ def test_a_refusal_answers_the_first_fragment_only(datapath: Datapath, ends: End
     got = [datapath.from_pod(piece) for piece in pieces(ends, ends.empty, bytes(2000))]
     assert got[0].reason == DropReason.NO_ENDPOINTS
     assert {result.outcome for result in got[1:]} == {Outcome.DROP}
+
+
+def complaint_about(there: Datapath, ends: Ends, quoted: bytes) -> Result:
+    """Let a router on the way say that a packet was too big, as far as RFC 4443 and RFC 1812 let it quote."""
+    router = "fd09::9" if ends.ipv6 else "10.1.9.9"
+    header = packets.ethernet(STRANGER_MAC, UPLINK_MAC) / packets.ip(router, ends.alice)
+    return there.from_network(header / packets.too_big(ends, Raw(quoted[14:])))
+
+
+def test_an_error_about_a_first_fragment_finds_its_connection(datapath: Datapath, ends: Ends) -> None:
+    datapath.set_service(ends.service, SERVICE_PORT, 17, [(ends.carol, POD_PORT)], 63)
+    first, *_ = [datapath.from_pod(piece) for piece in pieces(ends, ends.service, bytes(2000))]
+    got = complaint_about(datapath, ends, first.raw)
+    assert (got.outcome, got.ifindex) == (Outcome.POD, ALICE_IFINDEX)
+    assert packets.has_right_checksums(got.raw)
+    inner = (IPv6 if ends.ipv6 else IP)(got.raw[14 + (48 if ends.ipv6 else 28) :])
+    ports = bytes(inner)[48 if ends.ipv6 else 20 :][:4]
+    assert (inner.src, inner.dst, ports) == (ends.alice, ends.service, struct.pack("!HH", CLIENT_PORT, SERVICE_PORT))
+
+
+def test_an_error_about_a_later_fragment_names_no_connection(datapath: Datapath, ends: Ends) -> None:
+    datapath.set_service(ends.service, SERVICE_PORT, 17, [(ends.carol, POD_PORT)], 63)
+    _, later, *_ = [datapath.from_pod(piece) for piece in pieces(ends, ends.service, bytes(2000))]
+    got = complaint_about(datapath, ends, later.raw)
+    assert (got.outcome, got.reason) == (Outcome.DROP, DropReason.FLOW_UNKNOWN)
 
 
 OPTIONS = [IPOption_NOP(), IPOption_RR(length=7, pointer=4, routers=["0.0.0.0"])]
