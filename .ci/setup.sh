@@ -12,7 +12,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=$root/.venv
 declare -A packages=(
-	[run]="python3 python3-venv python3-bpfcc linux-libc-dev iproute2 util-linux"
+	[run]="python3 python3-venv python3-bpfcc linux-libc-dev iproute2 util-linux curl"
 	[test]="gcc libc6-dev clang-format iptables nftables iputils-ping traceroute ethtool"
 	[vm]="qemu-system-x86 kmod busybox-static"
 )
