@@ -32,6 +32,11 @@ def at_most(name: str, value: float, unit: str, limit: float) -> Figure:
     return Figure(name, value, unit, bound=f"≤ {limit:,g} {unit}", holds=value <= limit)
 
 
+def at_least(name: str, value: float, unit: str, limit: float) -> Figure:
+    """Return a figure that holds from ``limit`` on."""
+    return Figure(name, value, unit, bound=f"≥ {limit:,g} {unit}", holds=value >= limit)
+
+
 def against(
     name: str, unit: str, ours: Sequence[float], rival: str, theirs: Sequence[float], least: float | None = None
 ) -> Figure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import socket
-import time
 
 import pytest
 
@@ -88,17 +87,13 @@ def test_a_pod_reaches_itself_by_udp(lab: Lab, family: int):
 
 
 def test_no_endpoints_refuses_tcp_at_once(lab: Lab, caller: Inside, family: int):
-    began = time.monotonic()
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(ConnectionRefusedError):  # a silent drop would be a TimeoutError
         client.tcp(caller, lab.service("idle").of(family), 80)
-    assert time.monotonic() - began < 0.5
 
 
 def test_no_endpoints_refuses_udp_at_once(lab: Lab, caller: Inside, family: int):
-    began = time.monotonic()
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(ConnectionRefusedError):  # a silent drop would be a TimeoutError
         client.udp(caller, lab.service("idle").of(family), 53)
-    assert time.monotonic() - began < 0.5
 
 
 def test_a_backend_on_the_other_node_calls_back(lab: Lab, family: int):
