@@ -22,8 +22,11 @@ class Kind(enum.StrEnum):
     POD = "Pod"
     SERVICE = "Service"
     ENDPOINT_SLICE = "EndpointSlice"
+    NETWORK_POLICY = "NetworkPolicy"
     FILE = "File"
     """A file of manifests: what a problem with it is named by."""
+    WATCH = "Watch"
+    """A resource of the API server that is followed: likewise."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,11 +55,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node: its own addresses and the blocks its pods get their addresses from."""
+    """A node: its own addresses and the blocks its pods get their addresses from. ``leaving``: about to be removed."""
 
     ref: Ref
     addresses: tuple[IPAddress, ...]
     pod_cidrs: tuple[IPNetwork, ...]
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +136,10 @@ Fact = Node | Namespace | Pod | Service | EndpointSlice
 
 @dataclass(frozen=True, slots=True)
 class Upsert:
-    """An object as it now is."""
+    """An object as it now is. ``since`` is when its change was caused (``time.time()`` seconds), 0 if nobody said."""
 
     fact: Fact
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ no name, an address that is none); an endpoint that can't serve is left out alon
 
 from __future__ import annotations
 
+import datetime as dt
 import ipaddress
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -36,14 +37,19 @@ PROTOCOLS = {"TCP": abi.Protocol.TCP, "UDP": abi.Protocol.UDP, "SCTP": abi.Proto
 CLUSTER_KINDS = {Kind.NODE, Kind.NAMESPACE}
 NAME_MAX = 253  # RFC 1123 subdomain, the longest name of any kind
 SERVICE_NAME = "kubernetes.io/service-name"
+LEAVING = "ToBeDeletedByClusterAutoscaler"
 
 
 class Decoded(NamedTuple):
-    """What became of an object: a fact or None, and what was wrong with it. Neither: a kind that is not followed."""
+    """What became of an object: a fact or None, and what was wrong with it. Neither: a kind that is not followed.
+
+    ``since`` is when its change was caused (seconds since the epoch), 0 where the object does not say.
+    """
 
     ref: Ref | None
     fact: Fact | None
     problems: tuple[Problem, ...] = ()
+    since: float = 0.0
 
 
 class _Bad(Exception):
@@ -72,6 +78,21 @@ def decode(item: Mapping[str, Any]) -> Decoded:
         return Decoded(ref, None, (Problem(ref, field, reason),))
     except _Bad as error:
         return Decoded(ref, None, (Problem(ref, error.field, error.reason),))
+
+
+def decode_bytes(kind: Kind, text: bytes | msgspec.Raw) -> Decoded:
+    """Decode one object of a known kind from its JSON, reading only the fields that are used; the hot path.
+
+    Raises ``msgspec.DecodeError`` for what is no JSON.
+    """
+    read, convert = _READERS[kind]
+    try:
+        item = read(text)
+        meta = item.metadata
+        return convert(Ref(kind, meta.namespace or "", meta.name or ""), item)
+    except (msgspec.ValidationError, _Bad):  # once more, slowly, to say what is wrong with which object
+        loose = msgspec.json.decode(text)
+        return decode({**loose, "kind": str(kind)} if isinstance(loose, dict) else {"kind": str(kind)})
 
 
 def _loose_ref(item: Mapping[str, Any], kind: Kind) -> Ref:
@@ -148,7 +169,9 @@ def _node(ref: Ref, item: schema.NodeObject) -> Decoded:
             cidrs.append(ipaddress.ip_network(text))
         except ValueError as error:
             raise _Bad(f"spec.podCIDRs[{index}]", str(error)) from error
-    return Decoded(ref, Node(ref, addresses, tuple(cidrs)))
+    # Who is leaving gets no new connections from load balancers (KEP-3836).
+    leaving = bool(item.metadata.deletion_timestamp) or any(taint.key == LEAVING for taint in spec.taints or ())
+    return Decoded(ref, Node(ref, addresses, tuple(cidrs), leaving))
 
 
 def _namespace(ref: Ref, item: schema.NamespaceObject) -> Decoded:
@@ -216,7 +239,26 @@ def _service(ref: Ref, item: schema.ServiceObject) -> Decoded:
         ports.append(entry)
     created = item.metadata.creation_timestamp
     created = created if isinstance(created, str) else created.isoformat() if hasattr(created, "isoformat") else ""
-    return Decoded(ref, Service(ref, _cluster_ips(spec), tuple(ports), created.replace("+00:00", "Z")))
+    fact = Service(ref, _cluster_ips(spec), tuple(ports), created.replace("+00:00", "Z"))
+    return Decoded(ref, fact, tuple(_unserved(ref, spec)))
+
+
+def _unserved(ref: Ref, spec: schema.ServiceSpec) -> Iterator[Problem]:
+    """Name what a service asks for and does not get: silence would be a lie."""
+    if spec.type in {"NodePort", "LoadBalancer"}:
+        yield Problem(ref, "spec.type", f"{spec.type} is not served yet; the ClusterIP is")
+    if spec.external_ips:
+        yield Problem(ref, "spec.externalIPs", "not served yet; the ClusterIP is")
+    if spec.session_affinity not in {None, "", "None"}:
+        yield Problem(ref, "spec.sessionAffinity", f"{spec.session_affinity} is not kept yet: every connection chooses")
+    if spec.internal_traffic_policy == "Local":
+        yield Problem(ref, "spec.internalTrafficPolicy", "Local is not obeyed yet: endpoints of all nodes serve")
+    if spec.traffic_distribution:
+        yield Problem(ref, "spec.trafficDistribution", f"{spec.traffic_distribution} is not obeyed yet")
+
+
+def _policy(_: Ref, __: schema.NetworkPolicyObject) -> Decoded:
+    raise _Bad("spec", "network policies are not enforced yet: what it forbids is allowed")
 
 
 def _slice(ref: Ref, item: schema.EndpointSliceObject) -> Decoded:
@@ -234,7 +276,18 @@ def _slice(ref: Ref, item: schema.EndpointSliceObject) -> Decoded:
         protocol = _protocol(port.protocol, f"ports[{index}].protocol")
         ports.append(SlicePort(port.name or "", protocol, _port(port.port, f"ports[{index}].port")))
     run, problems = _endpoints(ref, item.endpoints or [], ipv6=item.address_type == "IPv6")
-    return Decoded(ref, EndpointSlice(ref, service, item.address_type == "IPv6", tuple(ports), run), tuple(problems))
+    fact = EndpointSlice(ref, service, item.address_type == "IPv6", tuple(ports), run)
+    return Decoded(ref, fact, tuple(problems), _seconds(item.metadata.annotations))
+
+
+def _seconds(annotations: schema.SliceAnnotations | None) -> float:
+    """Return when the change behind a slice was caused: RFC 3339, written by the EndpointSlice controller."""
+    if annotations is None or not annotations.trigger_time:
+        return 0.0
+    try:
+        return dt.datetime.fromisoformat(annotations.trigger_time).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _endpoints(ref: Ref, items: list[schema.Endpoint], *, ipv6: bool) -> tuple[bytes, list[Problem]]:
@@ -289,4 +342,8 @@ _DECODERS: dict[str, tuple[type, Callable[[Ref, Any], Decoded]]] = {
     Kind.POD: (schema.PodObject, _pod),
     Kind.SERVICE: (schema.ServiceObject, _service),
     Kind.ENDPOINT_SLICE: (schema.EndpointSliceObject, _slice),
+    Kind.NETWORK_POLICY: (schema.NetworkPolicyObject, _policy),
+}
+_READERS: dict[str, tuple[Callable[[bytes | msgspec.Raw], Any], Callable[[Ref, Any], Decoded]]] = {
+    kind: (msgspec.json.Decoder(struct).decode, convert) for kind, (struct, convert) in _DECODERS.items()
 }

@@ -28,6 +28,30 @@ class Meta(Struct):
     creation_timestamp: Any = None
 
 
+class NodeMeta(Meta):
+    """``ObjectMeta`` of a Node."""
+
+    deletion_timestamp: Any = None
+
+
+class SliceAnnotations(Struct):
+    """What is read of an EndpointSlice's annotations."""
+
+    trigger_time: Text = msgspec.field(default=None, name="endpoints.kubernetes.io/last-change-trigger-time")
+
+
+class SliceMeta(Meta):
+    """``ObjectMeta`` of an EndpointSlice."""
+
+    annotations: SliceAnnotations | None = None
+
+
+class Taint(Struct):
+    """``Taint``."""
+
+    key: Text = None
+
+
 class NodeAddress(Struct):
     """``NodeAddress``."""
 
@@ -46,12 +70,13 @@ class NodeSpec(Struct):
 
     pod_cidr: Text = msgspec.field(default=None, name="podCIDR")
     pod_cidrs: list[str] | None = msgspec.field(default=None, name="podCIDRs")
+    taints: list[Taint] | None = None
 
 
 class NodeObject(Struct):
     """``v1 Node``."""
 
-    metadata: Meta
+    metadata: NodeMeta
     spec: NodeSpec | None = None
     status: NodeStatus | None = None
 
@@ -120,6 +145,10 @@ class ServiceSpec(Struct):
     type: Text = None
     cluster_ip: Text = msgspec.field(default=None, name="clusterIP")
     cluster_ips: list[str] | None = msgspec.field(default=None, name="clusterIPs")
+    external_ips: list[str] | None = msgspec.field(default=None, name="externalIPs")
+    session_affinity: Text = None
+    internal_traffic_policy: Text = None
+    traffic_distribution: Text = None
     ports: list[ServicePortObject] | None = None
 
 
@@ -156,7 +185,13 @@ class EndpointPort(Struct):
 class EndpointSliceObject(Struct):
     """``discovery.k8s.io/v1 EndpointSlice``."""
 
-    metadata: Meta
+    metadata: SliceMeta
     address_type: str
     endpoints: list[Endpoint] | None = None
     ports: list[EndpointPort] | None = None
+
+
+class NetworkPolicyObject(Struct):
+    """``networking.k8s.io/v1 NetworkPolicy``."""
+
+    metadata: Meta
