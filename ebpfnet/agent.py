@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from ebpfnet.model.facts import Change
 from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.reconcile.sweep import Wires, sweep
 from ebpfnet.watch.manifests import ManifestSource
+from ebpfnet.watch.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,12 @@ class AgentConfig:
     """The agent's flags."""
 
     node_name: str
-    manifests: Path
     uplink: tuple[str, ...]
+    manifests: Path | None = None
+    """A folder that says what the cluster is; None: its API server does."""
+    kubeconfig: Path | None = None
+    api_server_urls: tuple[str, ...] = ()
+    service_proxy_name: str = ""
     pins: Path = pins.DEFAULT
     run: Path = RUN
     cache: Path | None = build.DEFAULT_CACHE
@@ -80,6 +85,7 @@ class Agent:
         self._attached: dict[int, list[str]] = {}
         self._tables: dict[str, KernelTable] = {}
         self._reconciler: Reconciler
+        self._source: Source
         self._failure: BaseException | None = None
         self._told = 0
         self._known_problems: set[str] = set()
@@ -88,9 +94,8 @@ class Agent:
         """Bring the node under control and keep it so; raises ``EbpfnetError`` when it can't."""
         with _alone(self.config.run):
             self._prepare()
-            source = ManifestSource(self.config.manifests)
             threads = [
-                self._thread("watch", source.run, self._on_changes, self.stop),
+                self._thread("watch", self._source.run, self._on_changes, self.stop),
                 self._thread("links", interfaces.follow, self._on_interfaces, self.stop),
                 self._thread("status", status.serve, self.config.run, self.status, self.stop),
             ]
@@ -108,8 +113,7 @@ class Agent:
         pins.check_place(self.config.pins)
         if not BTF.exists():
             raise MissingFeature(f"this kernel has no BTF ({BTF} is missing); build it with CONFIG_DEBUG_INFO_BTF")
-        if not self.config.manifests.is_dir():
-            raise NotRunning(f"{self.config.manifests}: no such folder of manifests")
+        self._source = self._make_source()
         uplinks = interfaces.find(self.config.uplink)
         compiled = build.compiled(self.config.cache)
         self._tables = pins.create_or_open_all(self.config.pins, self.config.specs)
@@ -122,6 +126,18 @@ class Agent:
         # Before the first sync: a pod whose wire is not known would lose its entry and its flows.
         self._on_interfaces(interfaces.pod_interfaces())
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+    def _make_source(self) -> Source:
+        config = self.config
+        if config.manifests is None:
+            from ebpfnet.watch.kube import connection
+            from ebpfnet.watch.kube.source import KubeSource, resources
+
+            api = connection.Api(lambda: connection.load(config.kubeconfig), config.api_server_urls)
+            return KubeSource(api, config.node_name, resources(config.node_name, config.service_proxy_name))
+        if not config.manifests.is_dir():
+            raise NotRunning(f"{config.manifests}: no such folder of manifests")
+        return ManifestSource(config.manifests)
 
     def _attach(self, ifindex: int, names: tuple[str, ...]) -> None:
         attach.attach(ifindex, [self._programs[name] for name in names])
@@ -236,6 +252,7 @@ class Agent:
                 "pending": reconciler.pending,
                 "writes": sum(table.writes for name, table in self._tables.items() if name != "flows"),
                 "problems": problems,
+                "watch": [asdict(each) for each in self._source.stats],
                 "uplink": list(self.config.uplink),
                 "interfaces": listed,
             }

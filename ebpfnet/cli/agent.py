@@ -41,10 +41,25 @@ def size(name: str) -> int:
     return abi.TABLES[name].max_entries
 
 
+def urls(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Return a comma-separated list of URLs."""
+    found = tuple(each.strip() for each in (value or "").split(",") if each.strip())
+    for each in found:
+        if not each.startswith(("https://", "http://")):
+            raise click.BadParameter(f"{each!r} is no URL (https://HOST:PORT)", param=parameter)
+    return found
+
+
 @click.command()
 @click.option("--node-name", required=True, envvar="NODE_NAME", metavar="NODE", help="The Node object of this machine.")
-@click.option("--manifests", required=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="Folder of YAML or JSON that is followed.")  # fmt: skip
+@click.option("--manifests", type=click.Path(path_type=Path), metavar="DIR", envvar="EBPFNET_MANIFESTS",
+              help="Follow a folder of YAML or JSON in place of an API server.")  # fmt: skip
+@click.option("--kubeconfig", type=click.Path(path_type=Path), metavar="FILE",
+              help="How to reach the API server. Default: $KUBECONFIG, else the pod's service account.")  # fmt: skip
+@click.option("--api-server-urls", callback=urls, metavar="URL,...", envvar="EBPFNET_API_SERVER_URLS",
+              help="API servers that are tried in turn, in place of the one of the kubeconfig.")  # fmt: skip
+@click.option("--service-proxy-name", default="", metavar="NAME", envvar="EBPFNET_SERVICE_PROXY_NAME",
+              help="Serve the services that carry this proxy's name. Default: those without one.")  # fmt: skip
 @click.option("--uplink", multiple=True, required=True, metavar="IFNAME", help="Interface to the other nodes.")
 @click.option("--pins", type=click.Path(path_type=Path), default=pinned.DEFAULT, show_default=True, metavar="DIR",
               help="Where maps and programs are pinned, on a BPF filesystem.")  # fmt: skip

@@ -63,6 +63,9 @@ def _lines(answer: dict[str, Any]) -> list[str]:
             lines.append(f"  {answer['pending']} units are not written yet")
         served = sum(1 for each in answer["interfaces"] if each["programs"])
         lines.append(f"  interfaces: {served} of pods, uplink {', '.join(answer['uplink'])}")
+        for watch in answer["watch"]:
+            if watch["state"] not in {"watching", "absent"}:
+                lines.append(f"  watch: {watch['resource']} is {watch['state']}")
     tables = answer["tables"]
     if "error" not in tables:
         use = [f"{name} {table['entries']}/{table['capacity']}" for name, table in tables.items()]

@@ -20,7 +20,7 @@ import yaml
 from ebpfnet.exits import BadInput
 from ebpfnet.model.facts import Accepted, Change, Delete, Fact, Kind, Problem, Ref, Refused, Synced, Upsert
 from ebpfnet.watch.decode import decode
-from ebpfnet.watch.source import Deliver
+from ebpfnet.watch.source import Deliver, Stats
 
 SUFFIXES = {".yaml", ".yml", ".json"}
 RESCAN_MS = 1000  # also without a notification: network file systems send none, and none comes while we scan
@@ -143,6 +143,7 @@ class ManifestSource:
         self.folder = folder
         self.settle_s = settle_s
         self.unsettled = False
+        self.stats = [Stats(str(folder))]
         self._stamps: dict[Path, Stamp] = {}
         self._contents: dict[Path, Content] = {}
         self._facts: dict[Ref, Fact] = {}
@@ -150,6 +151,9 @@ class ManifestSource:
 
     def scan(self) -> list[Change]:
         """Return what changed since the last scan."""
+        told = self.stats[0]
+        told.lists += 1
+        told.heard_at = time.time()
         here = Ref(Kind.FILE, "", str(self.folder))
         if not self.folder.is_dir():  # unmounted, or being replaced: nothing is deleted for that
             problem = Problem(here, "(folder)", "not there; everything stays as it was")
@@ -166,6 +170,8 @@ class ManifestSource:
         out: list[Change] = [Delete(ref) for ref in self._facts if ref not in facts]
         out += [Upsert(fact) for ref, fact in facts.items() if self._facts.get(ref) != fact]
         self._facts = facts
+        told.objects = len(facts)
+        told.events += len(out)
         return out + self._tell(grouped)
 
     def _tell(self, now: dict[Ref, tuple[Problem, ...]], *, keep: bool = False) -> list[Change]:
@@ -217,6 +223,7 @@ class ManifestSource:
         from watchfiles import watch  # 40 ms of import, which only an agent needs
 
         deliver([*self._settled(stop), Synced()])
+        self.stats[0].state = "watching"
         options: dict[str, Any] = {"debounce": DEBOUNCE_MS, "step": DEBOUNCE_MS // 2, "rust_timeout": RESCAN_MS}
         while not stop.is_set():
             try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from ebpfnet.model.facts import Change
@@ -11,8 +12,31 @@ from ebpfnet.model.facts import Change
 Deliver = Callable[[list[Change]], None]
 
 
+@dataclass(slots=True)
+class Stats:
+    """What became of one thing that is followed, for metrics and ``ebpfnet status``; times are ``time.time()``.
+
+    ``lists`` counts how often everything was read, ``watches`` how often changes were asked for, ``failures`` what went
+    wrong; ``problem`` is what is wrong now.
+    """
+
+    resource: str
+    state: str = "starting"
+    lists: int = 0
+    watches: int = 0
+    events: int = 0
+    failures: int = 0
+    objects: int = 0
+    heard_at: float = 0.0
+    problem: str = ""
+
+
 class Source(Protocol):
     """A stream of changes: everything there is, one ``Synced``, then what changes."""
 
+    @property
+    def stats(self) -> Sequence[Stats]:
+        """What is followed, and how that goes."""
+
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
-        """Deliver changes, in order and from this thread alone, until ``stop`` is set."""
+        """Deliver changes until ``stop`` is set: of one object in order, maybe from several threads."""

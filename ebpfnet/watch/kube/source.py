@@ -1,0 +1,92 @@
+"""The API server as a source: a thread for each resource, and one ``Synced`` when all have their first list."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from ebpfnet.model.facts import Accepted, Change, Kind, Problem, Ref, Refused, Synced, Upsert
+from ebpfnet.watch.kube.connection import Api
+from ebpfnet.watch.kube.reflector import IDLE_S, Reflector, Resource
+from ebpfnet.watch.source import Deliver, Stats
+
+PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+HEADLESS = "service.kubernetes.io/headless"
+
+
+def resources(node: str, proxy_name: str = "") -> list[Resource]:
+    """Return what an agent follows: services and slices that are ours to serve, and of pods and nodes its own.
+
+    A service labelled with another proxy's name is left to that proxy, as kube-proxy does (KEP-2447).
+    """
+    ours = f"{PROXY_NAME}={proxy_name}" if proxy_name else f"!{PROXY_NAME}"
+    return [
+        Resource(Kind.SERVICE, "/api/v1/services", labels=f"{ours},!{HEADLESS}"),
+        Resource(Kind.ENDPOINT_SLICE, "/apis/discovery.k8s.io/v1/endpointslices", labels=f"{ours},!{HEADLESS}"),
+        Resource(Kind.POD, "/api/v1/pods", fields=f"spec.nodeName={node}"),
+        Resource(Kind.NETWORK_POLICY, "/apis/networking.k8s.io/v1/networkpolicies"),
+        Resource(Kind.NODE, "/api/v1/nodes", fields=f"metadata.name={node}"),
+    ]
+
+
+class KubeSource:
+    """Follows an API server. Changes of one resource come in order, from a thread of that resource's own."""
+
+    def __init__(self, api: Api, node: str, followed: Sequence[Resource], idle_s: float = IDLE_S) -> None:
+        self._api = api
+        self._node = Ref(Kind.NODE, "", node)
+        self._node_known = all(each.kind != Kind.NODE for each in followed)
+        self._lock = threading.Lock()
+        self._waiting = len(followed)
+        self._deliver: Deliver
+        self._reflectors = [Reflector(each, api, self._pass_on, self._listed, idle_s) for each in followed]
+
+    @property
+    def stats(self) -> list[Stats]:
+        """What became of each resource so far."""
+        return [reflector.stats for reflector in self._reflectors]
+
+    def run(self, deliver: Deliver, stop: threading.Event) -> None:
+        """Deliver everything, ``Synced``, and every change until ``stop`` is set.
+
+        ``deliver`` is called from several threads, never from two for one resource. Raises what ended one of them.
+        """
+        self._deliver = deliver
+        failures: list[BaseException] = []
+
+        def follow(reflector: Reflector) -> None:
+            try:
+                reflector.run(stop)
+            except BaseException as error:  # passed on by the thread that waits
+                failures.append(error)
+                stop.set()
+
+        threads = [
+            threading.Thread(target=follow, args=(each,), name=f"watch {each.resource.plural}", daemon=True)
+            for each in self._reflectors
+        ]
+        for thread in threads:
+            thread.start()
+        stop.wait()
+        self._api.close()
+        for thread in threads:
+            thread.join(timeout=2)
+        if failures:
+            raise failures[0]
+
+    def _pass_on(self, changes: list[Change]) -> None:
+        if not self._node_known and any(isinstance(each, Upsert) and each.fact.ref == self._node for each in changes):
+            self._node_known = True
+            changes = [*changes, Accepted(self._node)]
+        self._deliver(changes)
+
+    def _listed(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+            whole = self._waiting == 0
+        if whole:
+            changes: list[Change] = []
+            if not self._node_known:
+                text = "no such node in the cluster; what does --node-name say, and what `kubectl get nodes`?"
+                changes.append(Refused(Problem(self._node, "metadata.name", text)))
+            self._deliver([*changes, Synced()])

@@ -1,0 +1,408 @@
+"""Lists and watches against the test API server: nothing is lost, nothing is told twice, and what is wrong is said."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebpfnet.exits import BadInput
+from ebpfnet.model.facts import Kind, Ref
+from ebpfnet.watch.kube import connection, reflector
+from ebpfnet.watch.kube.reflector import Resource
+from tests.apiserver.access import Log
+from tests.apiserver.faults import Fault
+from tests.apiserver.server import ApiServer
+from tests.apiserver.tls import Certificates, write_kubeconfig
+from tests.unit.watch.kube.conftest import NODE, Follow
+
+K = Fault.Kind
+
+
+def service(name: str, **labels: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "default", "labels": labels},
+        "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": [{"port": 80}]},
+    }
+
+
+def node(name: str = NODE) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"podCIDRs": ["10.1.0.0/24"]}}
+
+
+def pod(name: str, on: str = NODE, ip: str = "10.1.0.9") -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"nodeName": on, "containers": []},
+        "status": {"podIPs": [{"ip": ip}]},
+    }
+
+
+def watching(resource: str, count: int = 1):
+    """Return a condition of the server's log: so many watches are open."""
+
+    def holds(log: Log) -> bool:
+        return log.watches.get(resource, 0) >= count
+
+    return holds
+
+
+def ref(name: str, kind: Kind = Kind.SERVICE) -> Ref:
+    return Ref(kind, "default", name)
+
+
+@pytest.fixture(params=["stream", "pages"])
+def listing(request: pytest.FixtureRequest, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to read a list; pages are small, so that there are several."""
+    server.streaming = request.param == "stream"
+    monkeypatch.setattr(reflector, "PAGE", 3)
+    return str(request.param)
+
+
+def test_what_is_there_and_what_comes(server: ApiServer, follow: Follow, listing: str):
+    for index in range(10):
+        server.store.put(service(f"s{index}"))
+    server.store.put(node())
+    server.store.put(pod("mine"))
+    server.store.put(pod("other", on="node-b"))
+    with follow() as told:
+        told.wait(lambda told: told.synced)
+        assert told.names() == {f"s{index}" for index in range(10)} | {NODE, "mine"}
+        assert told.problems == {}
+        server.store.put(service("late"))
+        server.store.delete("Service", "default", "s3")
+        told.wait(lambda told: "late" in told.names() and "s3" not in told.names())
+        assert told.synced == 1
+        assert len(told.upserts) == len(set(told.upserts))
+
+
+def test_nothing_is_synced_before_every_list(server: ApiServer, follow: Follow):
+    server.access.allowed = {("list", "services"), ("watch", "services")}
+    server.store.put(service("web"))
+    with follow() as told:
+        told.wait(lambda told: "web" in told.names() and "endpointslices" in told.said())
+        assert told.synced == 0
+        server.access.allowed = None
+        told.wait(lambda told: told.synced)
+
+
+def test_a_pod_that_leaves_the_node_is_deleted(server: ApiServer, follow: Follow):
+    server.store.put(pod("mine"))
+    with follow("pods") as told:
+        told.wait(lambda told: told.synced)
+        server.store.put(pod("mine", on="node-b"))
+        told.wait(lambda told: not told.facts)
+
+
+def test_services_of_another_proxy_are_left_to_it(server: ApiServer, follow: Follow):
+    server.store.put(service("web"))
+    server.store.put(service("theirs", **{"service.kubernetes.io/service-proxy-name": "other"}))
+    server.store.put(service("headless", **{"service.kubernetes.io/headless": ""}))
+    with follow("services") as told:
+        told.wait(lambda told: told.synced)
+        assert told.names() == {"web"}
+
+
+def test_a_watch_goes_on_where_it_was(server: ApiServer, follow: Follow, listing: str):
+    server.store.put(service("web"))
+    with follow("services") as told:
+        told.wait(lambda told: told.synced)
+        server.log.wait(watching("services"))
+        server.stop()
+        server.store.put(service("meanwhile"))
+        server.store.delete("Service", "default", "web")
+        server.start()
+        told.wait(lambda told: told.names() == {"meanwhile"})
+        assert told.source.stats[0].lists == 1
+
+
+def test_what_is_too_old_is_listed_again_and_only_differences_are_told(server: ApiServer, follow: Follow, listing: str):
+    for name in ("same", "changed", "gone"):
+        server.store.put(service(name))
+    with follow("services") as told:
+        told.wait(lambda told: told.synced)
+        server.log.wait(watching("services"))
+        server.stop()
+        other = service("changed")
+        other["spec"]["clusterIPs"] = ["10.96.0.2"]
+        server.store.put(other)
+        server.store.delete("Service", "default", "gone")
+        server.store.put(service("new"))
+        server.store.compact()
+        told.upserts.clear()
+        server.start()
+        told.wait(lambda told: told.names() == {"same", "changed", "new"})
+        assert sorted(each.name for each in told.upserts) == ["changed", "new"]
+        assert told.deletes == [ref("gone")]
+        assert told.source.stats[0].lists == 2
+        assert told.synced == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(K.REFUSE),
+        Fault(K.CUT, events=1),
+        Fault(K.CUT, bytes=70),
+        Fault(K.GARBAGE),
+        Fault(K.TRUNCATE, events=1),
+        Fault(K.SLOW, rate=20_000),
+        Fault(K.STATUS, code=500),
+        Fault(K.STATUS, code=429, headers={"Retry-After": "0"}),
+        Fault(K.DUPLICATE),
+        Fault(K.REORDER),
+    ],
+    ids=lambda fault: str(fault.kind),
+)
+@pytest.mark.parametrize("when", ["list", "watch"])
+def test_a_fault_loses_nothing(server: ApiServer, follow: Follow, listing: str, when: str, fault: Fault):
+    """On the first requests, or on the watch that follows; each kind of answer, several times in a row."""
+    for index in range(7):
+        server.store.put(service(f"s{index}"))
+    if when == "list":
+        server.faults.add(fault, "services", times=2)
+    with follow("services") as told:
+        told.wait(lambda told: told.synced)
+        server.log.wait(watching("services"))
+        if when == "watch":
+            server.faults.add(fault, "services", times=3)
+            server.drop_watches()
+        for index in range(5):
+            changed = service(f"s{index}")
+            changed["spec"]["clusterIPs"] = [f"10.96.1.{index}"]
+            server.store.put(changed)
+        server.store.delete("Service", "default", "s6")
+        server.store.put(service("last"))
+        if fault.kind == K.REORDER:  # the last event waits for one to change places with
+            server.store.put(service("last"))
+            server.faults.clear()
+            server.drop_watches()
+        told.wait(lambda told: told.names() == {f"s{index}" for index in range(6)} | {"last"})
+        told.wait(lambda told: [str(told.facts[ref(f"s{i}")].cluster_ips[0]) for i in range(5)] == CHANGED)
+        told.wait(lambda told: not told.problems)
+
+
+CHANGED = [f"10.96.1.{index}" for index in range(5)]
+
+
+def test_an_event_that_is_older_than_what_is_known_changes_nothing(server: ApiServer, follow: Follow):
+    """The second state of one object comes before its first."""
+    server.store.put(service("web"))
+    with follow("services") as told:
+        told.wait(lambda told: told.synced)
+        server.log.wait(watching("services"))
+        server.faults.add(Fault(K.REORDER), "services", times=1)
+        server.stop()
+        for last in (2, 3):
+            changed = service("web")
+            changed["spec"]["clusterIPs"] = [f"10.96.0.{last}"]
+            server.store.put(changed)
+        server.start()
+        server.store.put(service("after"))
+        server.store.put(service("after-that"))
+        told.wait(lambda told: {"after", "after-that"} <= told.names())
+        assert str(told.facts[ref("web")].cluster_ips[0]) == "10.96.0.3"
+
+
+def test_a_silent_connection_is_given_up(server: ApiServer, follow: Follow):
+    with follow("services", idle_s=0.2) as told:
+        told.wait(lambda told: told.synced)
+        server.log.wait(watching("services"))
+        server.faults.add(Fault(K.STALL), "services", times=1)
+        server.drop_watches()
+        server.store.put(service("web"))
+        told.wait(lambda told: "web" in told.names())
+
+
+def test_without_streaming_lists_pages_are_read(server: ApiServer, follow: Follow):
+    server.streaming = False
+    server.store.put(service("web"))
+    with follow("services") as told:
+        told.wait(lambda told: told.synced)
+        assert told.names() == {"web"}
+        assert {request.verb for request in server.log.requests} == {"watch", "list"}
+        assert told.problems == {}
+
+
+def test_an_outage_deletes_nothing_and_is_named(server: ApiServer, follow: Follow):
+    server.store.put(service("web"))
+    with follow("services") as told:
+        told.wait(lambda told: told.synced)
+        server.stop()
+        told.wait(lambda told: "no API server answers" in told.said())
+        assert "Watch services: watch:" in told.said()
+        assert server.url in told.said()
+        assert told.names() == {"web"}
+        server.start()
+        told.wait(lambda told: not told.problems)
+
+
+def test_a_missing_verb_is_named(server: ApiServer, follow: Follow):
+    server.access.allowed = set()
+    with follow("services") as told:
+        told.wait(lambda told: told.problems)
+        assert "403" in told.said()
+        assert 'resource "services"' in told.said()
+        assert "ClusterRole" in told.said()
+
+
+def test_a_token_is_read_again_when_it_is_refused(server: ApiServer, follow: Follow, tmp_path: Path):
+    server.access.token = "first"
+    write_kubeconfig(tmp_path / "kubeconfig", server.url, token="first")
+    with follow("services") as told:
+        told.wait(lambda told: told.synced)
+        server.log.wait(watching("services"))
+        server.access.token = "second"
+        write_kubeconfig(tmp_path / "kubeconfig", server.url, token="second")
+        server.drop_watches()
+        server.store.put(service("web"))
+        told.wait(lambda told: "web" in told.names())
+        assert told.problems == {}
+
+
+def test_expired_credentials_are_named(server: ApiServer, follow: Follow, tmp_path: Path):
+    server.access.token = "right"
+    write_kubeconfig(tmp_path / "kubeconfig", server.url, token="very-secret")
+    with follow("services") as told:
+        told.wait(lambda told: told.problems)
+        assert "401" in told.said()
+        assert "credentials" in told.said()
+        assert "very-secret" not in told.said()
+
+
+def test_tls_with_a_client_certificate(follow: Follow, tmp_path: Path):
+    certificates = Certificates(tmp_path)
+    with ApiServer(certificates=certificates) as secure:
+        secure.access.token = "none has this"
+        secure.store.put(service("web"))
+        write_kubeconfig(tmp_path / "kubeconfig", secure.url, certificates, client=True)
+        with follow("services") as told:
+            told.wait(lambda told: told.synced)
+            assert told.names() == {"web"}
+
+
+def test_a_certificate_of_nobody_we_know_is_named(follow: Follow, tmp_path: Path):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "theirs").mkdir()
+    with ApiServer(certificates=Certificates(tmp_path / "theirs")) as secure:
+        write_kubeconfig(tmp_path / "kubeconfig", secure.url, Certificates(tmp_path / "ours"))
+        with follow("services") as told:
+            told.wait(lambda told: "certificate" in told.said())
+
+
+def test_servers_are_tried_in_turn(server: ApiServer, follow: Follow):
+    server.store.put(service("web"))
+    with follow("services", urls=("http://127.0.0.1:1", server.url)) as told:
+        told.wait(lambda told: told.synced)
+        assert told.names() == {"web"}
+        assert told.problems == {}
+
+
+def test_a_node_that_is_not_in_the_cluster_is_named_until_it_is(server: ApiServer, follow: Follow):
+    server.store.put(node("another"))
+    with follow() as told:
+        told.wait(lambda told: told.synced)
+        assert f"Node {NODE}: metadata.name: no such node" in told.said()
+        server.store.put(node())
+        told.wait(lambda told: not told.problems)
+
+
+def test_a_kind_that_may_be_absent(server: ApiServer, follow: Follow):
+    path = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
+    optional = Resource(Kind.NETWORK_POLICY, path, optional=True)
+    with follow(resources=[optional]) as told:
+        told.wait(lambda told: told.synced)
+        assert told.source.stats[0].state == "absent"
+        server.store.install("clusternetworkpolicies")
+        server.store.put(
+            {
+                "apiVersion": "policy.networking.k8s.io/v1alpha2",
+                "kind": "ClusterNetworkPolicy",
+                "metadata": {"name": "deny"},
+                "spec": {},
+            }
+        )
+        told.wait(lambda told: "deny" in told.said())
+
+
+def test_an_object_that_is_refused_keeps_its_last_good_version(server: ApiServer, follow: Follow):
+    server.store.put(service("web"))
+    with follow("services") as told:
+        told.wait(lambda told: told.synced)
+        bad = service("web")
+        bad["spec"]["ports"] = [{"port": "eighty"}]
+        server.store.put(bad)
+        told.wait(lambda told: told.problems)
+        assert "Service default/web: spec.ports[0].port" in told.said()
+        assert told.names() == {"web"}
+        server.store.put(service("web"))
+        told.wait(lambda told: not told.problems)
+
+
+def test_a_slice_that_is_nobody_s_any_more_is_deleted(server: ApiServer, follow: Follow):
+    piece: dict[str, Any] = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.1.0.9"]}],
+        "ports": [{"port": 8080}],
+    }
+    server.store.put(piece)
+    with follow("endpointslices") as told:
+        told.wait(lambda told: "web-1" in told.names())
+        orphan = copy.deepcopy(piece)
+        orphan["metadata"]["labels"] = {}
+        server.store.put(orphan)
+        told.wait(lambda told: not told.names())
+
+
+def test_a_burst_is_told_in_few_pieces(server: ApiServer, follow: Follow):
+    """While we are behind, of several states of one object only the last is told."""
+    with follow("services") as told:
+        told.wait(lambda told: told.synced)
+        server.log.wait(watching("services"))
+        server.stop()
+        for round_ in range(2000):
+            changed = service("busy")
+            changed["metadata"]["annotations"] = {"round": str(round_), "padding": "x" * 1000}
+            server.store.put(changed)
+        server.store.put(service("last"))
+        told.batches.clear()
+        server.start()
+        told.wait(lambda told: "last" in told.names())
+        assert sum(told.batches) < 1500
+
+
+@pytest.mark.parametrize("text", ["", "kind: [", json.dumps({"kind": "Config"})])
+def test_a_kubeconfig_that_can_t_be_used_is_named(tmp_path: Path, text: str):
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    with pytest.raises(BadInput, match="kubeconfig"):
+        connection.load(path)
+    with pytest.raises(BadInput, match="nowhere"):
+        connection.load(tmp_path / "nowhere")
+
+
+def test_a_bookmark_moves_the_watch_on(server: ApiServer, follow: Follow):
+    server.bookmark_every_s = 0.02
+    with follow("services") as told:
+        told.wait(lambda told: told.synced)
+        server.log.wait(watching("services"))
+        server.store.put(pod("elsewhere"))  # the version grows, the watch has no event
+        version = server.store.version
+        reached = [each for each in told.source._reflectors if each._version == str(version)]
+        while not reached:
+            reached = [each for each in told.source._reflectors if each._version == str(version)]
+        server.store.compact()
+        server.drop_watches()
+        server.store.put(service("web"))
+        told.wait(lambda told: "web" in told.names())
+        assert told.source.stats[0].lists == 1
