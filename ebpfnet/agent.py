@@ -12,6 +12,7 @@ import fcntl
 import gc
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
@@ -77,7 +78,7 @@ class Agent:
         self.config = config
         self.stop = threading.Event()
         self._lock = threading.Lock()
-        self._wake = threading.Event()
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put() may be called from a signal handler
         self._started = time.time()
         self._last_change = 0.0
         self._interfaces: list[Interface] = []
@@ -92,7 +93,7 @@ class Agent:
 
     def run(self) -> None:
         """Bring the node under control and keep it so; raises ``EbpfnetError`` when it can't."""
-        with _alone(self.config.run):
+        with alone(self.config.run):
             self._prepare()
             threads = [
                 self._thread("watch", self._source.run, self._on_changes, self.stop),
@@ -151,7 +152,7 @@ class Agent:
                 log.exception("thread %s ended", name)
                 self._failure = error
                 self.stop.set()
-                self._wake.set()
+                self._wake.put(None)
 
         thread = threading.Thread(target=guarded, name=name, daemon=True)
         thread.start()
@@ -167,7 +168,7 @@ class Agent:
             gc.collect()
             gc.freeze()  # what lives now lives long: the collector need not look at it again
             log.info("in sync after %.2f s", time.time() - self._started)
-        self._wake.set()
+        self._wake.put(None)
 
     def _log_problems(self) -> None:
         if self._told == self._reconciler.told:
@@ -199,7 +200,7 @@ class Agent:
             self._reconciler.set_wires(wires)
             self._log_problems()
             self._last_change = time.time()
-        self._wake.set()
+        self._wake.put(None)
 
     def _loop(self) -> None:
         swept: Wires = None
@@ -208,8 +209,10 @@ class Agent:
             with self._lock:
                 due = self._reconciler.next_retry
             now = time.monotonic()
-            self._wake.wait(max(0.0, min(next_sweep, due if due is not None else next_sweep) - now))
-            self._wake.clear()
+            with contextlib.suppress(queue.Empty):
+                self._wake.get(timeout=max(0.0, min(next_sweep, due if due is not None else next_sweep) - now))
+                while True:
+                    self._wake.get_nowait()
             if self.stop.is_set():
                 return
             with self._lock:
@@ -259,16 +262,20 @@ class Agent:
 
 
 @contextlib.contextmanager
-def _alone(run: Path) -> Iterator[None]:
+def alone(run: Path) -> Iterator[None]:
     """Hold the run directory: two agents on one node would undo each other's work."""
     run.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with (run / "agent.lock").open("a+") as lock:
+    path = run / "agent.lock"
+    with contextlib.ExitStack() as stack:
         deadline = time.monotonic() + HANDOVER_S
+        lock = stack.enter_context(path.open("a+"))
         while not _locked(lock.fileno()):
             if time.monotonic() > deadline:
                 lock.seek(0)
                 raise EbpfnetError(f"another agent (pid {lock.read().strip()}) is running on {run}")
             time.sleep(0.02)
+        if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            raise EbpfnetError(f"{path} was removed by a clean-up; start again")
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -289,7 +296,7 @@ def run(config: AgentConfig) -> None:
 
     def end(*_: object) -> None:
         agent.stop.set()
-        agent._wake.set()  # noqa: SLF001  # the handler is part of the agent
+        agent._wake.put(None)  # noqa: SLF001  # the handler is part of the agent
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)

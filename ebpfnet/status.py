@@ -32,7 +32,7 @@ def serve(run: Path, status: Callable[[], dict[str, Any]], stop: threading.Event
                 connection, _ = listener.accept()
             except TimeoutError:
                 continue
-            with connection, contextlib.suppress(OSError, ValueError):
+            with connection, contextlib.suppress(OSError, ValueError, RecursionError):
                 connection.settimeout(2)
                 _answer(connection, status)
     path.unlink(missing_ok=True)

@@ -12,6 +12,8 @@ import click
 from ebpfnet import abi
 from ebpfnet.maps import pins as pinned
 
+ENTRIES, FLOWS = click.IntRange(16, 2**31), click.IntRange(1024, 2**31)
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
@@ -67,11 +69,11 @@ def urls(_: click.Context, parameter: click.Parameter, value: str | None) -> tup
               help="Where the socket is.")  # fmt: skip
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("/var/cache/ebpfnet"), show_default=True,
               metavar="DIR", help="Where compiled programs are kept.")  # fmt: skip
-@click.option("--max-flows", type=click.IntRange(1024), default=size("flows"), show_default=True, metavar="N",
+@click.option("--max-flows", type=FLOWS, default=size("flows"), show_default=True, metavar="N",
               help="Entries for connections, two each.")  # fmt: skip
-@click.option("--max-services", type=click.IntRange(16), default=size("services"), show_default=True, metavar="N",
+@click.option("--max-services", type=ENTRIES, default=size("services"), show_default=True, metavar="N",
               help="Service ports, each family.")  # fmt: skip
-@click.option("--max-endpoints", type=click.IntRange(16), default=size("slots"), show_default=True, metavar="N",
+@click.option("--max-endpoints", type=ENTRIES, default=size("slots"), show_default=True, metavar="N",
               help="Backends of all services.")  # fmt: skip
 @click.option("--sweep-interval", type=click.FloatRange(0.1), default=30.0, show_default=True, metavar="SECONDS",
               help="How often expired connections are removed.")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 
 from ebpfnet import abi
 from ebpfnet.cli import instances as nodes
-from ebpfnet.exits import EbpfnetError, NotRoot, NotRunning
+from ebpfnet.exits import EbpfnetError, NotRoot
 
 
 @click.command()
@@ -21,19 +22,16 @@ def cleanup(instances: list[nodes.Instance], *, dry_run: bool) -> None:
 
     Other tools' filters, routes and interfaces stay. Refused while an agent runs. A lab is removed with `lab down`.
     """
-    from ebpfnet.status import ask
+    from ebpfnet.agent import alone
 
     if os.geteuid() != 0:
         raise NotRoot("cleanup needs root (CAP_BPF and CAP_NET_ADMIN)")
     for instance in instances:
         if instance.node:
             raise EbpfnetError("cleanup is for a node; `ebpfnet lab down` removes a lab")
-        try:
-            agent = ask(instance.run, "ping")
-        except NotRunning:
+        # The lock, not the socket: an agent may be starting, or too busy to answer.
+        with alone(instance.run) if (instance.run / "agent.lock").exists() else contextlib.nullcontext():
             _clean(instance, dry_run=dry_run)
-        else:
-            raise EbpfnetError(f"an agent is running (pid {agent.get('pid')}): stop it first")
 
 
 def _clean(instance: nodes.Instance, *, dry_run: bool) -> None:
@@ -55,7 +53,7 @@ def _clean(instance: nodes.Instance, *, dry_run: bool) -> None:
 
 def _ours(instance: nodes.Instance) -> list[Path]:
     """Return our pins by name (others may be beside them), the directory when it is then empty, and run files."""
-    names = {*abi.TABLES, *abi.PROGRAMS}
+    names = {*abi.TABLES, *abi.PROGRAMS, *(f"{name}_new" for name in abi.PROGRAMS)}
     pinned = list(instance.pins.iterdir()) if instance.pins.is_dir() else []
     ours = sorted(path for path in pinned if path.name in names)
     if instance.pins.is_dir() and len(ours) == len(pinned):

@@ -89,6 +89,7 @@ def _watch(instances: list[nodes.Instance], output: str) -> None:
             before = last.get(instance.node, rows[0]["sequence"] if first and rows else 0)
             fresh = [row for row in reversed(rows) if row["sequence"] > before]
             last[instance.node] = max([before, *(row["sequence"] for row in fresh)])
-            form.show(fresh, SAMPLE_COLUMNS, output, headers=False)
+            if fresh:
+                form.show(fresh, SAMPLE_COLUMNS, output, headers=False)
         first = False
         time.sleep(0.5)

@@ -58,11 +58,11 @@ def filters(ip: IPRoute, ifindex: int, direction: str) -> list[Filter]:
     return list(found.values())
 
 
-def _place(ip: IPRoute, ifindex: int, direction: str) -> tuple[int, int]:
+def _place(ip: IPRoute, ifindex: int, direction: str, name: str) -> tuple[int, int]:
     """Return priority and handle of our filter, or of where to put it."""
     there = filters(ip, ifindex, direction)
     for each in there:
-        if each.name.startswith(PREFIX):
+        if each.name == name:
             return each.priority, each.handle
     taken = {each.priority for each in there}
     return next(number for number in range(1, 65535) if number not in taken), HANDLE
@@ -85,11 +85,14 @@ def _add_clsact(ip: IPRoute, ifindex: int) -> None:
     except NetlinkError as error:
         if error.code != errno.EEXIST:
             raise
+        # An "ingress" qdisc has the same handle and takes filters for "egress", to run them on ingress.
+        if not any(each.get_attr("TCA_KIND") == "clsact" for each in ip.get_qdiscs(index=ifindex)):
+            raise AttachFailed("another tool's ingress qdisc is there; only clsact can be shared") from error
 
 
 def _replace(ip: IPRoute, ifindex: int, program: Program) -> None:
     direction = DIRECTIONS[program.name]
-    priority, handle = _place(ip, ifindex, direction)
+    priority, handle = _place(ip, ifindex, direction, PREFIX + program.name)
     where = {"handle": handle, "prio": priority, "parent": direction, "protocol": ETH_P_ALL}
     ip.tc("replace-filter", "bpf", ifindex, fd=program.fd, name=PREFIX + program.name, direct_action=True, **where)
 

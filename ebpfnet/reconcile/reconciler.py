@@ -151,7 +151,7 @@ class Reconciler:
             whole &= self._tidy(self._services.remove_passed) and self._tidy(self._check_names)
         if not whole:
             self._drift.add(ALL)
-        elif not len(self._backlog):
+        elif self._backlog.only(self._unfit.keys()):
             self._drift.drop(ALL)
 
     def _read_back(self) -> None:

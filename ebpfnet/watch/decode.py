@@ -36,6 +36,8 @@ from ebpfnet.watch import schema
 PROTOCOLS = {"TCP": abi.Protocol.TCP, "UDP": abi.Protocol.UDP, "SCTP": abi.Protocol.SCTP}
 CLUSTER_KINDS = {Kind.NODE, Kind.NAMESPACE}
 NAME_MAX = 253  # RFC 1123 subdomain, the longest name of any kind
+# The others are of the core group, "".
+GROUPS: dict[str, str] = {Kind.ENDPOINT_SLICE: "discovery.k8s.io", Kind.NETWORK_POLICY: "networking.k8s.io"}
 SERVICE_NAME = "kubernetes.io/service-name"
 LEAVING = "ToBeDeletedByClusterAutoscaler"
 
@@ -67,7 +69,7 @@ def decode(item: Mapping[str, Any]) -> Decoded:
     if not isinstance(kind, str) or not kind:
         ref = _loose_ref(item, Kind.FILE)
         return Decoded(ref, None, (Problem(ref, "kind", "missing"),))
-    if kind not in _DECODERS:
+    if kind not in _DECODERS or _group(item) not in {None, GROUPS.get(kind, "")}:  # Knative has a Service, too
         return Decoded(None, None)
     ref = _loose_ref(item, Kind(kind))
     struct, convert = _DECODERS[kind]
@@ -92,7 +94,14 @@ def decode_bytes(kind: Kind, text: bytes | msgspec.Raw) -> Decoded:
         return convert(Ref(kind, meta.namespace or "", meta.name or ""), item)
     except (msgspec.ValidationError, _Bad):  # once more, slowly, to say what is wrong with which object
         loose = msgspec.json.decode(text)
-        return decode({**loose, "kind": str(kind)} if isinstance(loose, dict) else {"kind": str(kind)})
+        known = {"kind": str(kind), "apiVersion": None}
+        return decode({**loose, **known} if isinstance(loose, dict) else known)
+
+
+def _group(item: Mapping[str, Any]) -> str | None:
+    """Return the API group of an object, None when it says no version."""
+    version = item.get("apiVersion")
+    return version.rpartition("/")[0] if isinstance(version, str) else None
 
 
 def _loose_ref(item: Mapping[str, Any], kind: Kind) -> Ref:

@@ -7,6 +7,8 @@ named. Editors that write beside and rename are seen like any other change, thei
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import threading
 import time
@@ -22,9 +24,13 @@ from ebpfnet.model.facts import Accepted, Change, Delete, Fact, Kind, Problem, R
 from ebpfnet.watch.decode import decode
 from ebpfnet.watch.source import Deliver, Stats
 
+log = logging.getLogger(__name__)
+
 SUFFIXES = {".yaml", ".yml", ".json"}
+HIDDEN = (".", "#", "~")
 RESCAN_MS = 1000  # also without a notification: network file systems send none, and none comes while we scan
 DEBOUNCE_MS = 20
+PATIENCE_S = 0.5  # files that never rest hold up the others no longer than this
 SETTLE_S = 0.03  # a file that was written to less long ago may be half of what it will be, and parse
 Stamp = tuple[int, int, int]
 UNREAD = (0, 0, 0)
@@ -69,14 +75,15 @@ def parse(name: str, text: bytes) -> Content:
     here = Ref(Kind.FILE, "", name)
     try:
         items = [item for document in _documents(name, text) for item in _objects(document)]
-    except (yaml.YAMLError, msgspec.DecodeError, ValueError, RecursionError) as error:
+        decoded = [decode(item) for item in items]
+    except Exception as error:  # PyYAML's constructors raise whatever they stumble over: IndexError, KeyError, ...
         mark = getattr(error, "problem_mark", None)
         field = f"line {mark.line + 1}" if mark else "(file)"
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        reason = getattr(error, "problem", None) or (str(error) or type(error).__name__).splitlines()[0]
         return Content({}, (Problem(here, field, reason),), broken=True)
-    for item in items:
-        found = decode(item)
-        problems += found.problems
+    for found in decoded:
+        # What has no kind is no object that could be named: the file is.
+        problems += [Problem(here, p.field, p.reason) if p.ref.kind == Kind.FILE else p for p in found.problems]
         if found.fact is not None:
             if found.fact.ref in facts:
                 problems.append(Problem(found.fact.ref, "metadata.name", f"stands twice in {name}; the first is used"))
@@ -89,13 +96,19 @@ def list_files(path: Path) -> list[Path]:
     """Return the manifest files at or below ``path``, sorted; hidden and editors' files are none."""
     if path.is_file():
         return [path]
-    return sorted(
-        entry
-        for entry in path.rglob("*")
-        if entry.suffix in SUFFIXES
-        and not any(part.startswith((".", "#", "~")) for part in entry.relative_to(path).parts)
-        and entry.is_file()
-    )
+    found: list[Path] = []
+    for folder, folders, names in os.walk(path):  # what vanishes meanwhile is no error
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
+        files = (Path(folder, name) for name in names if not name.startswith(HIDDEN))
+        found += [file for file in files if file.suffix in SUFFIXES and _is_file(file)]
+    return sorted(found)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a link to a name that can't be
+        return False
 
 
 def merge(contents: Mapping[Path, Content]) -> tuple[dict[Ref, Fact], list[Problem]]:
@@ -220,25 +233,35 @@ class ManifestSource:
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         """Deliver the folder, ``Synced``, and every change until ``stop`` is set."""
-        from watchfiles import watch  # 40 ms of import, which only an agent needs
-
         deliver([*self._settled(stop), Synced()])
         self.stats[0].state = "watching"
+        for _ in self._moves(stop):
+            self._pass_on(deliver, stop)
+
+    def _moves(self, stop: threading.Event) -> Iterator[None]:
+        """Yield when something may have moved, and now and then: also without a folder or inotify."""
+        from watchfiles import watch  # 40 ms of import, which only an agent needs
+
         options: dict[str, Any] = {"debounce": DEBOUNCE_MS, "step": DEBOUNCE_MS // 2, "rust_timeout": RESCAN_MS}
         while not stop.is_set():
             try:
                 for _ in watch(self.folder, stop_event=stop, yield_on_timeout=True, raise_interrupt=False, **options):
-                    self._pass_on(deliver, stop)
+                    yield
                     if not self.folder.is_dir():
                         break
-            except FileNotFoundError:
-                self._pass_on(deliver, stop)
+            except (OSError, RuntimeError) as error:  # no folder, or no inotify instance left
+                log.debug("watch %s: %s", self.folder, error)
+                yield
             stop.wait(RESCAN_MS / 1000)
 
     def _settled(self, stop: threading.Event) -> list[Change]:
+        """Return what changed, once all files rest; after a while, once those have been read that were there first."""
         changes = self.scan()
-        while self.unsettled and not stop.wait(self.settle_s):
+        unread = [path for path, stamp in self._stamps.items() if stamp == UNREAD]
+        patient = time.monotonic() + PATIENCE_S
+        while self.unsettled and (unread or time.monotonic() < patient) and not stop.wait(self.settle_s):
             changes += self.scan()
+            unread = [path for path in unread if self._stamps.get(path) == UNREAD]
         return changes
 
     def _pass_on(self, deliver: Deliver, stop: threading.Event) -> None:

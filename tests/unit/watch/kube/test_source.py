@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ebpfnet.exits import BadInput
-from ebpfnet.model.facts import Kind, Ref
-from ebpfnet.watch.kube import connection, reflector
+from ebpfnet.model.facts import Kind
+from ebpfnet.watch.kube import reflector
 from ebpfnet.watch.kube.reflector import Resource
-from tests.apiserver.access import Log
 from tests.apiserver.faults import Fault
 from tests.apiserver.server import ApiServer
-from tests.apiserver.tls import Certificates, write_kubeconfig
 from tests.unit.watch.kube.conftest import NODE, Follow
+from tests.unit.watch.kube.objects import node, pod, ref, service, watching
 
 K = Fault.Kind
-
-
-def service(name: str, **labels: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": "default", "labels": labels},
-        "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": [{"port": 80}]},
-    }
-
-
-def node(name: str = NODE) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"podCIDRs": ["10.1.0.0/24"]}}
-
-
-def pod(name: str, on: str = NODE, ip: str = "10.1.0.9") -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {"nodeName": on, "containers": []},
-        "status": {"podIPs": [{"ip": ip}]},
-    }
-
-
-def watching(resource: str, count: int = 1):
-    """Return a condition of the server's log: so many watches are open."""
-
-    def holds(log: Log) -> bool:
-        return log.watches.get(resource, 0) >= count
-
-    return holds
-
-
-def ref(name: str, kind: Kind = Kind.SERVICE) -> Ref:
-    return Ref(kind, "default", name)
 
 
 @pytest.fixture(params=["stream", "pages"])
@@ -253,58 +213,6 @@ def test_a_missing_verb_is_named(server: ApiServer, follow: Follow):
         assert "ClusterRole" in told.said()
 
 
-def test_a_token_is_read_again_when_it_is_refused(server: ApiServer, follow: Follow, tmp_path: Path):
-    server.access.token = "first"
-    write_kubeconfig(tmp_path / "kubeconfig", server.url, token="first")
-    with follow("services") as told:
-        told.wait(lambda told: told.synced)
-        server.log.wait(watching("services"))
-        server.access.token = "second"
-        write_kubeconfig(tmp_path / "kubeconfig", server.url, token="second")
-        server.drop_watches()
-        server.store.put(service("web"))
-        told.wait(lambda told: "web" in told.names())
-        assert told.problems == {}
-
-
-def test_expired_credentials_are_named(server: ApiServer, follow: Follow, tmp_path: Path):
-    server.access.token = "right"
-    write_kubeconfig(tmp_path / "kubeconfig", server.url, token="very-secret")
-    with follow("services") as told:
-        told.wait(lambda told: told.problems)
-        assert "401" in told.said()
-        assert "credentials" in told.said()
-        assert "very-secret" not in told.said()
-
-
-def test_tls_with_a_client_certificate(follow: Follow, tmp_path: Path):
-    certificates = Certificates(tmp_path)
-    with ApiServer(certificates=certificates) as secure:
-        secure.access.token = "none has this"
-        secure.store.put(service("web"))
-        write_kubeconfig(tmp_path / "kubeconfig", secure.url, certificates, client=True)
-        with follow("services") as told:
-            told.wait(lambda told: told.synced)
-            assert told.names() == {"web"}
-
-
-def test_a_certificate_of_nobody_we_know_is_named(follow: Follow, tmp_path: Path):
-    (tmp_path / "ours").mkdir()
-    (tmp_path / "theirs").mkdir()
-    with ApiServer(certificates=Certificates(tmp_path / "theirs")) as secure:
-        write_kubeconfig(tmp_path / "kubeconfig", secure.url, Certificates(tmp_path / "ours"))
-        with follow("services") as told:
-            told.wait(lambda told: "certificate" in told.said())
-
-
-def test_servers_are_tried_in_turn(server: ApiServer, follow: Follow):
-    server.store.put(service("web"))
-    with follow("services", urls=("http://127.0.0.1:1", server.url)) as told:
-        told.wait(lambda told: told.synced)
-        assert told.names() == {"web"}
-        assert told.problems == {}
-
-
 def test_a_node_that_is_not_in_the_cluster_is_named_until_it_is(server: ApiServer, follow: Follow):
     server.store.put(node("another"))
     with follow() as told:
@@ -379,16 +287,6 @@ def test_a_burst_is_told_in_few_pieces(server: ApiServer, follow: Follow):
         server.start()
         told.wait(lambda told: "last" in told.names())
         assert sum(told.batches) < 1500
-
-
-@pytest.mark.parametrize("text", ["", "kind: [", json.dumps({"kind": "Config"})])
-def test_a_kubeconfig_that_can_t_be_used_is_named(tmp_path: Path, text: str):
-    path = tmp_path / "kubeconfig"
-    path.write_text(text)
-    with pytest.raises(BadInput, match="kubeconfig"):
-        connection.load(path)
-    with pytest.raises(BadInput, match="nowhere"):
-        connection.load(tmp_path / "nowhere")
 
 
 def test_a_bookmark_moves_the_watch_on(server: ApiServer, follow: Follow):
