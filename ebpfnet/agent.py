@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ebpfnet import __version__, abi, status
 from ebpfnet.datapath import attach, build, interfaces, load
@@ -29,11 +29,17 @@ from ebpfnet.exits import EbpfnetError, MissingFeature, NotRunning
 from ebpfnet.maps import pins
 from ebpfnet.maps.kernel import KernelTable
 from ebpfnet.maps.table import TableError
-from ebpfnet.model.facts import Change
+from ebpfnet.model.facts import Change, Kind, Problem, Ref
+from ebpfnet.operate.events import Recorder
+from ebpfnet.operate.snapshot import Attached
 from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.reconcile.sweep import Wires, sweep
+from ebpfnet.telemetry import Counted, Settings, Telemetry
 from ebpfnet.watch.manifests import ManifestSource
 from ebpfnet.watch.source import Source
+
+if TYPE_CHECKING:  # 30 ms of import that an agent of manifests does not need
+    from ebpfnet.watch.kube.sender import Sender
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +67,7 @@ class AgentConfig:
     max_services: int = abi.TABLES["services"].max_entries
     max_endpoints: int = abi.TABLES["slots"].max_entries
     sweep_interval: float = 30.0
+    telemetry: Settings = field(default_factory=Settings)
     specs: dict[str, abi.TableSpec] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +83,7 @@ class Agent:
 
     def __init__(self, config: AgentConfig) -> None:
         self.config = config
+        self._node = Ref(Kind.NODE, "", config.node_name)
         self.stop = threading.Event()
         self._lock = threading.Lock()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put() may be called from a signal handler
@@ -89,7 +97,9 @@ class Agent:
         self._source: Source
         self._failure: BaseException | None = None
         self._told = 0
-        self._known_problems: set[str] = set()
+        self._known_problems: dict[str, Problem] = {}
+        self._sender: Sender | None = None
+        self._telemetry: Telemetry
 
     def run(self) -> None:
         """Bring the node under control and keep it so; raises ``EbpfnetError`` when it can't."""
@@ -100,10 +110,14 @@ class Agent:
                 self._thread("links", interfaces.follow, self._on_interfaces, self.stop),
                 self._thread("status", status.serve, self.config.run, self.status, self.stop),
             ]
+            if self._sender is not None:
+                threads.append(self._thread("events", self._sender.run, self.stop))
             try:
+                self._telemetry.listen()
                 self._loop()
             finally:
                 self.stop.set()
+                self._telemetry.close()
                 for thread in threads:
                     thread.join(timeout=5)
         if self._failure:
@@ -119,6 +133,10 @@ class Agent:
         compiled = build.compiled(self.config.cache)
         self._tables = pins.create_or_open_all(self.config.pins, self.config.specs)
         self._reconciler = Reconciler(self._tables, self.config.node_name)
+        recorder = Recorder(self._sender.post, self.config.node_name) if self._sender else None
+        self._telemetry = Telemetry(
+            self.config.telemetry, self._tables, self._counted, lambda: self._source.stats, recorder
+        )
         self._programs = load.load(compiled, self._tables)
         for program in self._programs.values():
             program.pin(self.config.pins / program.name)
@@ -131,11 +149,13 @@ class Agent:
     def _make_source(self) -> Source:
         config = self.config
         if config.manifests is None:
-            from ebpfnet.watch.kube import connection
+            from ebpfnet.watch.kube import connection, sender
             from ebpfnet.watch.kube.source import KubeSource, resources
 
             api = connection.Api(lambda: connection.load(config.kubeconfig), config.api_server_urls)
-            return KubeSource(api, config.node_name, resources(config.node_name, config.service_proxy_name))
+            followed = resources(config.node_name, config.service_proxy_name)
+            self._sender = sender.Sender(api, followed)
+            return KubeSource(api, config.node_name, followed)
         if not config.manifests.is_dir():
             raise NotRunning(f"{config.manifests}: no such folder of manifests")
         return ManifestSource(config.manifests)
@@ -159,11 +179,16 @@ class Agent:
         return thread
 
     def _on_changes(self, changes: list[Change]) -> None:
+        began = self._telemetry.begin()
         with self._lock:
             was_synced = self._reconciler.synced
             self._reconciler.apply(changes)
             self._last_change = time.time()
+            late = self._reconciler.late
+            node = self._reconciler.cluster.nodes.get(self._node)
             self._log_problems()
+        self._telemetry.health.node_eligible(node is None or not node.leaving)
+        self._telemetry.applied(changes, began, late=late)
         if not was_synced and self._reconciler.synced:
             gc.collect()
             gc.freeze()  # what lives now lives long: the collector need not look at it again
@@ -174,10 +199,11 @@ class Agent:
         if self._told == self._reconciler.told:
             return
         self._told = self._reconciler.told
-        now = {str(problem) for problem in self._reconciler.problems}
-        for text in sorted(now - self._known_problems):
+        now = {str(problem): problem for problem in self._reconciler.problems}
+        for text in sorted(now.keys() - self._known_problems.keys()):
             log.warning("%s", text)
-        for text in sorted(self._known_problems - now):
+            self._telemetry.tell(now[text])
+        for text in sorted(self._known_problems.keys() - now.keys()):
             log.info("settled: %s", text)
         self._known_problems = now
 
@@ -218,18 +244,34 @@ class Agent:
             with self._lock:
                 self._reconciler.retry()
                 self._log_problems()
-                wires = self._reconciler.wires
+                wires, late = self._reconciler.wires, self._reconciler.late
+            self._telemetry.settled(late=late)
             if wires != swept or time.monotonic() >= next_sweep:
                 self._sweep()
                 swept, next_sweep = wires, time.monotonic() + self.config.sweep_interval
 
     def _sweep(self) -> None:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        began = time.perf_counter()
+        self._telemetry.tend()
         try:
             swept = sweep(self._tables["flows"], now, lambda: self._reconciler.wires, self._lock)
+            self._telemetry.swept(swept.seen, swept.removed, time.perf_counter() - began)
             log.debug("swept %d of %d flows", swept.removed, swept.seen)
         except TableError as error:
             log.warning("sweep flows: %s", error)
+
+    def _counted(self) -> Counted:
+        with self._lock:
+            reconciler = self._reconciler
+            wires = {each.wire.ifindex for each in self._interfaces}
+            served = sum(1 for ifindex in wires if ifindex in self._attached)
+            attached = (
+                Attached("pod", "attached", served),
+                Attached("pod", "failed", len(wires) - served),
+                Attached("uplink", "attached", len(self._attached.keys() - wires)),
+            )
+            return Counted(reconciler.used, reconciler.problems, reconciler.pending, attached)
 
     def status(self) -> dict[str, Any]:
         """Return what ``ebpfnet status`` shows."""

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
+import os
+import socket
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ebpfnet import abi
 from ebpfnet.maps import pins as pinned
 
 ENTRIES, FLOWS = click.IntRange(16, 2**31), click.IntRange(1024, 2**31)
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        line = {"time": record.created, "level": record.levelname.lower(), "logger": record.name}
-        line["message"] = record.getMessage()
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-def set_up_logging(form: str | None, level: str) -> None:
-    """Log to stderr: text on a terminal, JSON otherwise, or as told."""
-    handler = logging.StreamHandler()
-    if (form or ("text" if sys.stderr.isatty() else "json")) == "json":
-        handler.setFormatter(JsonFormatter())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every file that moved
+FILE = click.Path(path_type=Path)
 
 
 def size(name: str) -> int:
@@ -52,23 +31,34 @@ def urls(_: click.Context, parameter: click.Parameter, value: str | None) -> tup
     return found
 
 
-@click.command()
-@click.option("--node-name", required=True, envvar="NODE_NAME", metavar="NODE", help="The Node object of this machine.")
-@click.option("--manifests", type=click.Path(path_type=Path), metavar="DIR", envvar="EBPFNET_MANIFESTS",
+# Every flag may be given as EBPFNET_FLAG in the environment, too.
+@click.command(context_settings={"auto_envvar_prefix": "EBPFNET"})
+@click.option("--config", type=FILE, metavar="FILE",
+              help="A KubeProxyConfiguration; flags win over it, and what does not apply is named.")  # fmt: skip
+@click.option("--node-name", envvar="NODE_NAME", metavar="NODE",
+              help="The Node object of this machine.  [default: its host name]")  # fmt: skip
+@click.option("--kubeconfig", type=FILE, metavar="FILE",
+              help="How to reach the API server.  [default: $KUBECONFIG, else the pod's service account]")  # fmt: skip
+@click.option("--api-server-urls", callback=urls, metavar="URL,...",
+              help="API servers that are tried in turn, in place of the kubeconfig's.")  # fmt: skip
+@click.option("--manifests", type=FILE, metavar="DIR",
               help="Follow a folder of YAML or JSON in place of an API server.")  # fmt: skip
-@click.option("--kubeconfig", type=click.Path(path_type=Path), metavar="FILE",
-              help="How to reach the API server. Default: $KUBECONFIG, else the pod's service account.")  # fmt: skip
-@click.option("--api-server-urls", callback=urls, metavar="URL,...", envvar="EBPFNET_API_SERVER_URLS",
-              help="API servers that are tried in turn, in place of the one of the kubeconfig.")  # fmt: skip
-@click.option("--service-proxy-name", default="", metavar="NAME", envvar="EBPFNET_SERVICE_PROXY_NAME",
-              help="Serve the services that carry this proxy's name. Default: those without one.")  # fmt: skip
-@click.option("--uplink", multiple=True, required=True, metavar="IFNAME", help="Interface to the other nodes.")
-@click.option("--pins", type=click.Path(path_type=Path), default=pinned.DEFAULT, show_default=True, metavar="DIR",
+@click.option("--service-proxy-name", default="", metavar="NAME",
+              help="Serve the services that are labelled with this proxy's name, not those without one.")  # fmt: skip
+@click.option("--uplink", multiple=True, metavar="IFNAME",
+              help="Interface to the other nodes.  [default: those of the default routes]")  # fmt: skip
+@click.option("--metrics-bind-address", default="127.0.0.1:10249", show_default=True, metavar="IP:PORT",
+              help="Where /metrics is; empty: nowhere.")  # fmt: skip
+@click.option("--healthz-bind-address", default="0.0.0.0:10256", show_default=True, metavar="IP:PORT",
+              help="Where /healthz and /livez are; empty: nowhere.")  # fmt: skip
+@click.option("--nodeport-addresses", metavar="CIDR,...",
+              help="Which of the node's addresses serve node ports; none are served yet.")  # fmt: skip
+@click.option("--pins", type=FILE, default=pinned.DEFAULT, show_default=True, metavar="DIR",
               help="Where maps and programs are pinned, on a BPF filesystem.")  # fmt: skip
-@click.option("--run", type=click.Path(path_type=Path), default=Path("/run/ebpfnet"), show_default=True, metavar="DIR",
+@click.option("--run", type=FILE, default=Path("/run/ebpfnet"), show_default=True, metavar="DIR",
               help="Where the socket is.")  # fmt: skip
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("/var/cache/ebpfnet"), show_default=True,
-              metavar="DIR", help="Where compiled programs are kept.")  # fmt: skip
+@click.option("--cache", type=FILE, default=Path("/var/cache/ebpfnet"), show_default=True, metavar="DIR",
+              help="Where compiled programs are kept.")  # fmt: skip
 @click.option("--max-flows", type=FLOWS, default=size("flows"), show_default=True, metavar="N",
               help="Entries for connections, two each.")  # fmt: skip
 @click.option("--max-services", type=ENTRIES, default=size("services"), show_default=True, metavar="N",
@@ -77,14 +67,57 @@ def urls(_: click.Context, parameter: click.Parameter, value: str | None) -> tup
               help="Backends of all services.")  # fmt: skip
 @click.option("--sweep-interval", type=click.FloatRange(0.1), default=30.0, show_default=True, metavar="SECONDS",
               help="How often expired connections are removed.")  # fmt: skip
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text on a terminal, else JSON.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="[default: text on a terminal, else JSON]")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-def agent(log_format: str | None, log_level: str, **options: object) -> None:
+@click.pass_context
+def agent(ctx: click.Context, /, config: Path | None, **options: Any) -> None:
     """Run the node agent: keep this node's maps equal to the cluster.
 
     Stopping it (SIGTERM, SIGINT, SIGKILL) stops no packet: programs and maps stay, and the next agent takes them over.
     """
     from ebpfnet.agent import AgentConfig, run
+    from ebpfnet.operate import logs
+    from ebpfnet.telemetry import Settings
 
-    set_up_logging(log_format, log_level)
-    run(AgentConfig(**options))  # type: ignore[arg-type]  # click checked the types
+    settings = Settings(options.pop("metrics_bind_address"), options.pop("healthz_bind_address"))
+    warnings: tuple[str, ...] = ()
+    if config is not None:
+        given = {name for name in ctx.params if ctx.get_parameter_source(name) not in {ParameterSource.DEFAULT, None}}
+        settings, warnings = apply_config(config, options, settings, given)
+    options["node_name"] = options["node_name"] or socket.gethostname().lower()
+    logs.set_up(options.pop("log_format"), options.pop("log_level"), options["node_name"])
+    if options.pop("nodeport_addresses"):
+        warnings += ("--nodeport-addresses: node ports are not served yet",)
+    log_warnings(warnings)
+    run(AgentConfig(telemetry=settings, **options))
+
+
+def apply_config(path: Path, options: dict[str, Any], settings: Any, given: set[str]) -> tuple[Any, tuple[str, ...]]:
+    """Put what a KubeProxyConfiguration says in place of flags that were not ``given``; returns its warnings, too."""
+    from ebpfnet.operate import proxyconfig
+
+    found = proxyconfig.read(path)
+    flows = found.max_connections(os.cpu_count() or 1)
+    said = {
+        "node_name": found.hostname_override,
+        "kubeconfig": Path(found.kubeconfig) if found.kubeconfig else None,
+        "log_format": found.log_format,
+        "log_level": found.log_level,
+        "max_flows": max(int(FLOWS.min or 0), 2 * flows) if flows else None,
+    }
+    options.update({name: value for name, value in said.items() if value and name not in given})
+    fresh = {"hard_fail": found.bind_address_hard_fail, "sync_period_s": found.sync_period_s}
+    for name in ("metrics_bind_address", "healthz_bind_address"):
+        if name not in given:
+            fresh[name] = getattr(found, name)
+    if found.oom_score_adj is not None:
+        Path("/proc/self/oom_score_adj").write_text(str(found.oom_score_adj))
+    return settings._replace(**fresh), found.warnings
+
+
+def log_warnings(warnings: tuple[str, ...]) -> None:
+    """Name what a configuration says and we do not do."""
+    import logging
+
+    for text in warnings:
+        logging.getLogger(__name__).warning("%s", text)

@@ -37,8 +37,18 @@ def alias(pod: str, mac: str) -> str:
 
 
 def find(names: Iterable[str]) -> list[int]:
-    """Return the indexes of interfaces by name; raises ``NotRunning`` for one that is not there."""
+    """Return the indexes of interfaces by name, without a name those of the default routes.
+
+    Raises ``NotRunning`` for one that is not there.
+    """
+    names = list(names)
     with IPRoute() as ip:
+        if not names:
+            routes = [*ip.get_default_routes(family=socket.AF_INET), *ip.get_default_routes(family=socket.AF_INET6)]
+            indexes = dict.fromkeys(route.get_attr("RTA_OIF") for route in routes if route.get_attr("RTA_OIF"))
+            if not indexes:
+                raise NotRunning("there is no default route: name the interface to the other nodes with --uplink")
+            return list(indexes)
         found = [(name, ip.link_lookup(ifname=name)) for name in names]
     for name, indexes in found:
         if not indexes:

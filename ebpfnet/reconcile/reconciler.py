@@ -243,6 +243,20 @@ class Reconciler:
         return len(self._dirty) + len(self._backlog)
 
     @property
+    def late(self) -> bool:
+        """Whether something could not be written, and not because it does not fit."""
+        return bool(self._dirty) or not self._backlog.only(self._unfit.keys())
+
+    @property
+    def used(self) -> dict[str, int]:
+        """Entries in use, of the tables whose entries are counted."""
+        return {
+            "slots": self._services.writer.used,
+            "services": self._services.writer.frontends,
+            "pods": len(self.wires or ()),
+        }
+
+    @property
     def problems(self) -> list[Problem]:
         """Everything that was refused or can't be served, by object."""
         found = [problem for group in self._refused.values() for problem in group.values()]

@@ -17,7 +17,7 @@ class Stats:
     """What became of one thing that is followed, for metrics and ``ebpfnet status``; times are ``time.time()``.
 
     ``lists`` counts how often everything was read, ``watches`` how often changes were asked for, ``failures`` what went
-    wrong; ``problem`` is what is wrong now.
+    wrong; ``lag_s`` is how long the last change took to come here (None: not known), ``problem`` what is wrong now.
     """
 
     resource: str
@@ -28,6 +28,7 @@ class Stats:
     failures: int = 0
     objects: int = 0
     heard_at: float = 0.0
+    lag_s: float | None = None
     problem: str = ""
 
 

@@ -35,6 +35,7 @@ KEEP_ALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 ]
+CONTENT = {"POST": "application/json", "PATCH": "application/merge-patch+json"}
 Query = Mapping[str, str | int]
 
 
@@ -148,9 +149,9 @@ class Api:
                 self._live.discard(response)
             response.close()  # a body that was not read to its end can't be followed by another
 
-    def post(self, path: str, body: bytes) -> None:
-        """Create an object; raises ``RequestFailed``."""
-        response = self._send("POST", path, {}, 10.0, body)
+    def send(self, method: str, path: str, body: bytes) -> None:
+        """POST an object or PATCH one (a merge patch, RFC 7386); raises ``RequestFailed``."""
+        response = self._send(method, path, {}, 10.0, body)
         response.drain_conn()
         response.release_conn()
 
@@ -190,7 +191,7 @@ class Api:
             try:
                 headers = {"Accept": "application/json", "User-Agent": "ebpfnet", **way.authorize()}
                 if body is not None:
-                    headers["Content-Type"] = "application/json"
+                    headers["Content-Type"] = CONTENT[method]
                 response = way.pool.request(
                     method,
                     url + tail,

@@ -334,6 +334,8 @@ class Reflector:
             return [Delete(self._ref_of(key))]
         if decoded.fact is not None:
             changes.append(Upsert(decoded.fact, decoded.since))
+            if decoded.since:
+                self.stats.lag_s = max(0.0, time.time() - decoded.since)
         before = self._troubled.pop(decoded.ref, ())
         if decoded.problems:
             self._troubled[decoded.ref] = decoded.problems

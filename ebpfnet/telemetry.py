@@ -1,0 +1,175 @@
+"""What an agent tells of itself: health, metrics and Events, joined from the rooms that know.
+
+The hot path calls ``begin`` and ``applied``; all else is asked for when a probe, a scraper or a timer comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ebpfnet import __version__, abi
+from ebpfnet.exits import EbpfnetError
+from ebpfnet.maps.kernel import KernelTable
+from ebpfnet.model.facts import Change, Delete, EndpointSlice, Kind, Problem, Service, Upsert
+from ebpfnet.operate import serve
+from ebpfnet.operate.events import Recorder
+from ebpfnet.operate.health import Health
+from ebpfnet.operate.metrics import Metrics
+from ebpfnet.operate.snapshot import Attached, Conntrack, Packets, Refusal, Snapshot, TableUse, Watch
+from ebpfnet.watch.source import Stats
+
+log = logging.getLogger(__name__)
+
+FILLED = {abi.MapType.HASH, abi.MapType.LRU_HASH}  # an array is always full
+
+
+class Settings(NamedTuple):
+    """Where to listen, and what counts as late. ``hard_fail``: an address that is taken ends the agent."""
+
+    metrics_bind_address: str = "127.0.0.1:10249"
+    healthz_bind_address: str = "0.0.0.0:10256"
+    hard_fail: bool = False
+    sync_period_s: float = 30.0
+
+
+class Counted(NamedTuple):
+    """What only the agent knows, read under its lock."""
+
+    used: Mapping[str, int]
+    problems: Sequence[Problem]
+    pending: int
+    attached: tuple[Attached, ...]
+
+
+class Telemetry:
+    """Health, metrics and Events of one agent."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tables: Mapping[str, KernelTable],
+        counted: Callable[[], Counted],
+        watches: Callable[[], Sequence[Stats]],
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.metrics = Metrics(self._snapshot, version=__version__, layout=abi.LAYOUT_VERSION)
+        self.health = Health(2 * settings.sync_period_s)
+        self._settings = settings
+        self._tables = tables
+        self._counted = counted
+        self._watches = watches
+        self._recorder = recorder
+        self._started = time.time()
+        self._conntrack: Conntrack | None = None
+        self._servers: list[serve.Server] = []
+
+    def listen(self) -> None:
+        """Serve metrics and health; with ``hard_fail`` raises ``EbpfnetError`` for an address that can't be used."""
+        settings = self._settings
+        for flag, address, port, routes in (
+            ("--metrics-bind-address", settings.metrics_bind_address, serve.METRICS_PORT, self.metrics.routes()),
+            (
+                "--healthz-bind-address",
+                settings.healthz_bind_address,
+                serve.HEALTHZ_PORT,
+                self.health.routes(count=self.metrics.probed),
+            ),
+        ):
+            try:
+                server = serve.serve(address, routes, flag=flag, default_port=port)
+            except EbpfnetError as error:
+                if settings.hard_fail:
+                    raise
+                log.error("%s; going on without it", error)  # noqa: TRY400  # an operator's business, no bug
+            else:
+                self._servers += [server] if server else []
+
+    def close(self) -> None:
+        """Stop serving."""
+        for server in self._servers:
+            server.close()
+
+    # What the agent tells
+
+    def begin(self) -> float:
+        """Say that something is there to be written; returns when that was, for ``applied``."""
+        self.health.queued(time.monotonic())
+        self.metrics.queued(time.time())
+        return time.perf_counter()
+
+    def applied(self, changes: Iterable[Change], began: float, *, late: bool) -> None:
+        """Say that changes were written; ``late``: not all of them could be."""
+        now = time.time()
+        for change in changes:
+            match change:
+                case Upsert(EndpointSlice(ipv6=ipv6), since):
+                    self.metrics.endpoints_changed()
+                    if since > self._started and not late:  # kube-proxy leaves out what happened before it, too
+                        self.metrics.programmed(max(0.0, now - since), "IPv6" if ipv6 else "IPv4")
+                case Upsert(Service()):
+                    self.metrics.services_changed()
+                case Delete(ref) if ref.kind == Kind.SERVICE:
+                    self.metrics.services_changed()
+                case Delete(ref) if ref.kind == Kind.ENDPOINT_SLICE:
+                    self.metrics.endpoints_changed()
+        self.metrics.synced(time.perf_counter() - began, now)
+        self.settled(late=late)
+
+    def settled(self, *, late: bool) -> None:
+        """Say whether everything that was queued is written now, or named because it can't be."""
+        if not late:
+            self.health.updated(time.monotonic())
+
+    def swept(self, seen: int, removed: int, duration_s: float) -> None:
+        """Take the figures of a sweep of the flow table in."""
+        before = self._conntrack or Conntrack(0, 0, 0, 0.0)
+        entries = seen - removed
+        self._conntrack = Conntrack(entries, before.sweeps + 1, before.removed + removed, duration_s)
+
+    def tell(self, problem: Problem) -> None:
+        """Make an Event of a problem, where there is an API server to take it."""
+        if self._recorder is not None:
+            self._recorder.report(problem)
+
+    def tend(self) -> None:
+        """Finish Events that are not met any more; to be called now and then."""
+        if self._recorder is not None:
+            self._recorder.tend()
+
+    # What is asked for
+
+    def _snapshot(self) -> Snapshot:
+        counted = self._counted()
+        used = dict(counted.used)
+        if self._conntrack is not None:
+            used["flows"] = self._conntrack.entries
+        return Snapshot(
+            tables=tuple(
+                TableUse(name, used.get(name), table.spec.max_entries)
+                for name, table in self._tables.items()
+                if table.spec.type in FILLED
+            ),
+            forwarded=tuple(self._packets("forwards", len(abi.Outcome), abi.Outcome)),
+            dropped=tuple(self._packets("drops", abi.DROP_MAX, abi.DropReason)),
+            conntrack=self._conntrack,
+            watches=tuple(
+                Watch(each.resource, each.lag_s, max(0, each.watches - 1), max(0, each.lists - 1), each.failures)
+                for each in self._watches()
+            ),
+            attached=counted.attached,
+            refused=tuple(Refusal(str(problem.ref.kind), problem.field) for problem in counted.problems),
+            pending_units=counted.pending,
+            pending_services=counted.pending,
+            events_dropped=self._recorder.dropped if self._recorder else 0,
+        )
+
+    def _packets(self, table: str, per_hook: int, names: type[abi.Outcome | abi.DropReason]) -> Iterable[Packets]:
+        size = abi.Counter.size()
+        for key, value in self._tables[table].items():
+            packets = sum(abi.Counter.unpack(value[at : at + size]).packets for at in range(0, len(value), size))
+            if packets:
+                hook, what = divmod(int.from_bytes(key, "little"), per_hook)
+                yield Packets(abi.Hook(hook).name.lower(), names(what).name.lower(), packets)
