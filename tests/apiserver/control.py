@@ -14,8 +14,11 @@
 | ``streaming`` | ``{"on"}`` | whether ``sendInitialEvents`` is known |
 | ``drop`` | ``{"resource"}`` or nothing | `ApiServer.drop_watches` |
 | ``outage`` | ``{"seconds"}`` | stops, and starts again after so long |
+| ``flip`` | ``{"rate", "count"}`` | `Churn.flip`; ``count`` may be left out |
+| ``roll`` | ``{"rate", "service"}`` | `Churn.roll`; ``service`` may be left out |
+| ``calm`` | | `Churn.stop`; returns how many changes it made |
 | ``requests`` | | the requests so far, oldest first |
-| ``state`` | | version, live watches, objects of each resource |
+| ``state`` | | version, live watches, objects of each resource, changes of the churn |
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tests.apiserver.churn import Churn
 from tests.apiserver.failure import bad_request
 from tests.apiserver.faults import Order
 
@@ -63,13 +67,26 @@ def _outage(api: ApiServer, body: Any) -> None:
     threading.Timer(OUTAGE_DELAY_S, stop).start()
 
 
+def _churn(api: ApiServer) -> Churn:
+    if not api.churn:
+        raise ValueError("this server has no cluster at scale")
+    return api.churn
+
+
+def _calm(api: ApiServer, _body: Any) -> int:
+    churn = _churn(api)
+    churn.stop()
+    return churn.done
+
+
 def _state(api: ApiServer, _body: Any) -> Any:
     store = api.store
     with api.log.changed:
         watches = dict(api.log.watches)
     with store.lock:
         objects = {name: len(table.items) for name, table in store.tables.items()}
-    return {"version": store.version, "watches": watches, "objects": objects}
+    changes = api.churn.done if api.churn else 0
+    return {"version": store.version, "watches": watches, "objects": objects, "changes": changes}
 
 
 ACTIONS: dict[str, Callable[[ApiServer, Any], Any]] = {
@@ -87,6 +104,9 @@ ACTIONS: dict[str, Callable[[ApiServer, Any], Any]] = {
     "streaming": _streaming,
     "drop": lambda api, body: api.drop_watches(**body),
     "outage": _outage,
+    "flip": lambda api, body: _churn(api).flip(**body),
+    "roll": lambda api, body: _churn(api).roll(**body),
+    "calm": _calm,
     "requests": lambda api, _: api.log.requests,
     "state": _state,
 }

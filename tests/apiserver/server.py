@@ -11,6 +11,7 @@ from http.server import ThreadingHTTPServer
 from typing import Any, Self
 
 from tests.apiserver.access import Access, Log
+from tests.apiserver.churn import Churn
 from tests.apiserver.faults import Faults
 from tests.apiserver.handler import Handler
 from tests.apiserver.store import Store
@@ -51,6 +52,7 @@ class ApiServer:
         self.faults: Faults = Faults()
         self.access: Access = Access()
         self.log: Log = Log()
+        self.churn: Churn | None = None
         self.streaming = True
         self.bookmark_every_s = BOOKMARK_EVERY_S
         self.port = port

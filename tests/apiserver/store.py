@@ -15,7 +15,7 @@ from tests.apiserver.resources import BY_KIND, OPTIONAL, RESOURCES, Resource
 Manifest = dict[str, Any]
 Parts = tuple[bytes, ...]
 FIRST_VERSION = 1_000
-HISTORY = 10_000
+HISTORY = 50_000
 CREATED = "2026-01-01T00:00:00Z"
 RV_MARK = b'"resourceVersion":"'
 
