@@ -62,9 +62,15 @@ def _outage(api: ApiServer, body: Any) -> None:
 
     def stop() -> None:
         api.stop()
-        threading.Timer(seconds, api.start).start()
+        _later(seconds, api.start)
 
-    threading.Timer(OUTAGE_DELAY_S, stop).start()
+    _later(OUTAGE_DELAY_S, stop)
+
+
+def _later(seconds: float, do: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, do)
+    timer.daemon = True
+    timer.start()
 
 
 def _churn(api: ApiServer) -> Churn:

@@ -41,6 +41,11 @@ class Failure(Exception):
         if details:
             self.status["details"] = dict(details)
 
+    @property
+    def content_type(self) -> str:
+        """What the body is."""
+        return "application/json"
+
     def body(self) -> bytes:
         """Return the ``Status`` as JSON."""
         return msgspec.json.encode(self.status)
@@ -74,8 +79,26 @@ def not_found(group: str, resource: str, name: str) -> Failure:
     return Failure(404, "NotFound", f'{full} "{name}" not found', details=details)
 
 
-def no_resource() -> Failure:
+class NoPage(Failure):
+    """The 404 of a path that nobody serves: plain text."""
+
+    def __init__(self) -> None:
+        super().__init__(404, "NotFound", "404 page not found")
+
+    @property
+    def content_type(self) -> str:
+        """What the body is."""
+        return "text/plain; charset=utf-8"
+
+    def body(self) -> bytes:
+        """Return the text."""
+        return b"404 page not found\n"
+
+
+def no_resource(*, plain: bool) -> Failure:
     """Return a 404 for a resource that is not installed."""
+    if plain:
+        return NoPage()
     return Failure(404, "NotFound", "the server could not find the requested resource", details={})
 
 

@@ -17,7 +17,7 @@ class Fault(msgspec.Struct, frozen=True):
     | kind | a list, or any other request | a watch |
     |---|---|---|
     | refuse | closed without an answer | the same |
-    | cut | closed after ``bytes`` of the body | closed after ``bytes`` of the body, or after ``events`` |
+    | cut | closed after ``bytes`` (0) of the body | closed after ``bytes`` of the body, or after ``events`` |
     | stall | no answer, and the connection stays | the same; with ``events``: answered, silent after that many |
     | garbage | a body that is no JSON | a line that is no JSON, after ``events`` (0) |
     | truncate | the first half of the body, as if it were whole | half of an event in a line, after ``events`` (0) |

@@ -23,7 +23,8 @@ from tests.apiserver.wire import END, Gone, Wire, chunk
 if TYPE_CHECKING:
     from tests.apiserver.server import Listener
 
-JSON = ("Content-Type", "application/json")
+JSON_TYPE = "application/json"
+JSON = ("Content-Type", JSON_TYPE)
 GZIP_FROM = 128 * 1024  # smaller lists are not compressed, as in the real server
 GZIP = 16 + zlib.MAX_WBITS
 VERSION = {"major": "1", "minor": "33", "gitVersion": "v1.33.0", "platform": "linux/amd64"}
@@ -66,8 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self._serve(body)
         except Failure as failure:
-            extra = [*failure.headers.items()]
-            self._respond(failure.code, failure.body(), extra)
+            self._respond(failure.code, failure.body(), failure.headers.items(), failure.content_type)
         except Gone:
             self.close_connection = True
 
@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         resource = target.served()
         if not resource or resource.name not in self.api.store.installed:
-            raise no_resource()
+            raise no_resource(plain=self.api.plain_not_found)
         match verb:
             case "list":
                 self._list(resource, target, query)
@@ -168,14 +168,16 @@ class Handler(BaseHTTPRequestHandler):
         found = store.get(resource.kind, target.namespace, name)
         self._respond(201 if verb == "create" else 200, msgspec.json.encode(found))
 
-    def _respond(self, code: int, body: bytes, extra: Iterable[tuple[str, str]] = ()) -> None:
+    def _respond(
+        self, code: int, body: bytes, extra: Iterable[tuple[str, str]] = (), content_type: str = JSON_TYPE
+    ) -> None:
         """Send a small answer."""
         fault = self.wire.fault
         if fault and fault.kind == Fault.Kind.GARBAGE:
             body = NO_JSON
         elif fault and fault.kind == Fault.Kind.TRUNCATE:
             body = body[: len(body) // 2]
-        headers = [JSON, ("Content-Length", str(len(body))), *extra]
+        headers = [("Content-Type", content_type), ("Content-Length", str(len(body))), *extra]
         status = f"{code} {HTTPStatus(code).phrase}"
         if fault:
             self.wire.head(status, headers)

@@ -42,8 +42,9 @@ class Listener(ThreadingHTTPServer):
 class ApiServer:
     """The server: ``with ApiServer(store) as server: server.url``. Every method may be called from any thread.
 
-    ``streaming``: whether ``sendInitialEvents`` is known; ``certificates`` make it HTTPS; port 0 takes a free one, and
-    keeps it.
+    ``certificates`` make it HTTPS; port 0 takes a free one, and keeps it. ``streaming``: whether ``sendInitialEvents``
+    is known. ``plain_not_found``: a resource that is not installed is no Status but ``404 page not found``, as from a
+    server that does not know the group at all.
     """
 
     def __init__(self, store: Store | None = None, *, port: int = 0, certificates: Certificates | None = None) -> None:
@@ -54,6 +55,7 @@ class ApiServer:
         self.log: Log = Log()
         self.churn: Churn | None = None
         self.streaming = True
+        self.plain_not_found = False
         self.bookmark_every_s = BOOKMARK_EVERY_S
         self.port = port
         self._listener: Listener | None = None

@@ -14,7 +14,7 @@ from tests.apiserver.wire import END, Gone, Wire, chunk
 
 EVENTS_AT_ONCE = 128
 DEFAULT_TIMEOUT_S = 3_000
-LOOK_UP_S = 0.5  # how often a silent watch looks whether its client is still there
+LOOK_UP_S = 0.2  # how often a silent watch looks whether its client is still there
 FEATURE = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled"
 MATCH = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
 INITIAL_END = b'"annotations":{"k8s.io/initial-events-end":"true"}'
