@@ -178,7 +178,7 @@ class Agent:
         thread.start()
         return thread
 
-    def _on_changes(self, changes: list[Change]) -> None:
+    def _on_changes(self, changes: list[Change], read_at: float = 0.0) -> None:
         began = self._telemetry.begin()
         with self._lock:
             was_synced = self._reconciler.synced
@@ -188,7 +188,7 @@ class Agent:
             node = self._reconciler.cluster.nodes.get(self._node)
             self._log_problems()
         self._telemetry.health.node_eligible(node is None or not node.leaving)
-        self._telemetry.applied(changes, began, late=late)
+        self._telemetry.applied(changes, began, read_at, late=late)
         if not was_synced and self._reconciler.synced:
             gc.collect()
             gc.freeze()  # what lives now lives long: the collector need not look at it again

@@ -100,8 +100,8 @@ class Telemetry:
         self.metrics.queued(time.time())
         return time.perf_counter()
 
-    def applied(self, changes: Iterable[Change], began: float, *, late: bool) -> None:
-        """Say that changes were written; ``late``: not all of them could be."""
+    def applied(self, changes: Iterable[Change], began: float, read_at: float, *, late: bool) -> None:
+        """Say that changes were written whose events were read at ``read_at``; ``late``: not all of them could be."""
         now = time.time()
         for change in changes:
             match change:
@@ -115,7 +115,10 @@ class Telemetry:
                     self.metrics.services_changed()
                 case Delete(ref) if ref.kind == Kind.ENDPOINT_SLICE:
                     self.metrics.endpoints_changed()
-        self.metrics.synced(time.perf_counter() - began, now)
+        done = time.perf_counter()
+        self.metrics.synced(done - began, now)
+        if read_at:
+            self.metrics.written(done - read_at)
         self.settled(late=late)
 
     def settled(self, *, late: bool) -> None:

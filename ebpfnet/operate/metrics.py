@@ -32,6 +32,10 @@ PROGRAMMING_BOUNDS_S = (
 """kube-proxy begins at 250 ms, which is where a slow one of ours ends; from 1 s on they are some of its own."""
 SYNC_BOUNDS_S = tuple(0.001 * 2**power for power in range(-5, 15))
 """kube-proxy's fifteen, 1 ms to 16 s, and five below them: 31 µs and up."""
+WRITTEN_BOUNDS_S = (
+    *(0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003, 0.005),
+    *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+)
 REFUSED_FIELDS_MAX = 100
 FIELD_LENGTH_MAX = 100
 
@@ -55,6 +59,7 @@ class Metrics:
         self._build = (version, str(layout), platform.python_version(), platform.release())
         self._programming = {family: Histogram(PROGRAMMING_BOUNDS_S) for family in FAMILIES}
         self._sync = Histogram(SYNC_BOUNDS_S)
+        self._written = Histogram(WRITTEN_BOUNDS_S)
         self._synced: float | None = None
         self._queued: float | None = None
         self._service_changes = Tally()
@@ -84,6 +89,10 @@ class Metrics:
         """Count a pass that wrote what there was; ``now`` in seconds since 1970."""
         self._sync.observe(duration_s)
         self._synced = now
+
+    def written(self, seconds: float) -> None:
+        """Count events of a watch that are in the kernel ``seconds`` after they were read."""
+        self._written.observe(seconds)
 
     def services_changed(self, count: int = 1) -> None:
         """Count services that came, went or changed."""
@@ -136,6 +145,11 @@ class Metrics:
             "How long a pass over what changed took.",
             [(family, self._sync) for family in self._families],
         )
+        written = HistogramMetricFamily(
+            "ebpfnet_watch_to_map_duration_seconds", "From an event's being read to its being in the kernel.", labels=()
+        )
+        written.add_metric((), *self._written.read())
+        yield written
         for what, text, when in (
             ("last", "When a pass wrote everything last, in seconds since 1970.", self._synced),
             ("last_queued", "When something was there to write last, in seconds since 1970.", self._queued),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ebpfnet.model.facts import Change
 
-Deliver = Callable[[list[Change]], None]
+
+class Deliver(Protocol):
+    """Takes changes in."""
+
+    def __call__(self, changes: list[Change], read_at: float = 0.0) -> None:
+        """Take changes in order; ``read_at`` is when their events were read (``time.perf_counter()``), 0 for a list."""
 
 
 @dataclass(slots=True)

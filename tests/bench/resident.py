@@ -25,7 +25,8 @@ DEADLINE_S = 120
 MOUNT_AND_RUN = 'mount -t bpf bpf "$0" && exec setpriv --pdeathsig KILL "$@"'
 
 
-def _ask(path: Path) -> dict[str, Any]:
+def ask(path: Path) -> dict[str, Any]:
+    """Return an agent's status."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(path))
         connection.sendall(b'{"get": "status"}\n')
@@ -38,13 +39,13 @@ def _synced(agent: subprocess.Popen[str], path: Path) -> bool:
     if agent.poll() is not None:
         raise RuntimeError(f"the agent ended with status {agent.returncode}")
     try:
-        status = _ask(path)
+        status = ask(path)
     except OSError:
         return False
     return bool(status["synced"]) and not status["pending"]
 
 
-def _memory_mb(pid: int) -> tuple[float, float]:
+def memory_mb(pid: int) -> tuple[float, float]:
     """Return resident memory now and at its peak."""
     found = dict(re.findall(r"(VmRSS|VmHWM):\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text()))
     return int(found["VmRSS"]) * 1024 / 1e6, int(found["VmHWM"]) * 1024 / 1e6
@@ -78,7 +79,7 @@ def _measure(folder: Path) -> list[Figure]:
                 raise RuntimeError(f"the agent was not in sync after {DEADLINE_S} s")
             time.sleep(0.05)
         elapsed = time.monotonic() - begin
-        now, peak = _memory_mb(agent.pid)
+        now, peak = memory_mb(agent.pid)
     finally:
         agent.kill()
         agent.wait()

@@ -29,7 +29,7 @@ from ebpfnet.model.facts import Accepted, Change, Delete, Kind, Problem, Ref, Re
 from ebpfnet.watch.decode import decode_bytes
 from ebpfnet.watch.kube import wire
 from ebpfnet.watch.kube.connection import Api, Query, RequestFailed
-from ebpfnet.watch.source import Stats
+from ebpfnet.watch.source import Deliver, Stats
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Reflector:
         self,
         resource: Resource,
         api: Api,
-        deliver: Callable[[list[Change]], None],
+        deliver: Deliver,
         listed: Callable[[], None],
         idle_s: float = IDLE_S,
     ) -> None:
@@ -248,6 +248,7 @@ class Reflector:
 
     def _take(self, lines: list[bytes], reading: _Reading) -> None:
         """Take events in: of several about one object the last counts."""
+        reading.at = time.perf_counter() if reading.seen is None else 0.0
         last: dict[str, tuple[str, msgspec.Raw]] = {}
         for line in lines:
             try:
@@ -305,7 +306,7 @@ class Reflector:
             changes += self._remove(key, wire.identity(raw)[1]) if type_ == "DELETED" else self._upsert(key, raw)
         last.clear()
         if changes:
-            self._deliver(changes)
+            self._deliver(changes, reading.at)
         self.stats.objects = len(self._known)
         if reading.seen is None and reading.version > wire.number(self._version or ""):
             self._version = str(reading.version)
@@ -356,10 +357,11 @@ class Reflector:
 
 @dataclass(slots=True)
 class _Reading:
-    """Where one watch stands: the objects of the list that it began with, and the newest version it told."""
+    """Where one watch stands: objects of the list it began with, the newest version, when events were last read."""
 
     seen: set[str] | None
     version: int = -1
+    at: float = 0.0
 
 
 def _is_behind(response: urllib3.BaseHTTPResponse) -> bool:

@@ -74,11 +74,11 @@ class KubeSource:
         if failures:
             raise failures[0]
 
-    def _pass_on(self, changes: list[Change]) -> None:
+    def _pass_on(self, changes: list[Change], read_at: float = 0.0) -> None:
         if not self._node_known and any(isinstance(each, Upsert) and each.fact.ref == self._node for each in changes):
             self._node_known = True
             changes = [*changes, Accepted(self._node)]
-        self._deliver(changes)
+        self._deliver(changes, read_at)
 
     def _listed(self) -> None:
         with self._lock:

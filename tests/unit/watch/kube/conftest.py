@@ -32,7 +32,7 @@ class Followed:
         self.batches: list[int] = []
         self._changed = threading.Condition()
 
-    def take(self, changes: list[Change]) -> None:
+    def take(self, changes: list[Change], read_at: float = 0.0) -> None:
         with self._changed:
             self.batches.append(len(changes))
             for change in changes:
