@@ -106,9 +106,9 @@ def log_tail(places: Places, node: str) -> str:
 
 def _command(places: Places, node: NodePlan, options: Options) -> list[str]:
     run = places.run(node.name)
-    settings = {
+    own = {} if "--kubeconfig" in options.agent_arguments else {"--manifests": str(places.manifests)}
+    settings = own | {
         "--node-name": node.name,
-        "--manifests": str(places.manifests),
         "--pins": str(places.pins(node.name)),
         "--run": str(run),
         "--uplink": UPLINK,

@@ -1,0 +1,232 @@
+"""Agents that follow an API server: services work, outages and deaths cost nothing, RBAC is enough."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ebpfnet import abi
+from ebpfnet.lab import client, namespace
+from ebpfnet.lab.cluster import Lab
+from ebpfnet.maps import dump, pins
+from ebpfnet.model.facts import Synced, Upsert
+from ebpfnet.reconcile.reconciler import Reconciler
+from ebpfnet.watch import manifests
+from tests import cluster
+from tests.apiserver.server import ApiServer
+from tests.apiserver.store import Store
+from tests.apiserver.tls import write_kubeconfig
+from tests.netns import objects
+from tests.netns.test_restart import NODES, Wait, datagrams, new_connections, one_connection, progress, running
+
+PORT = 6443
+ROOT = Path(__file__).parents[2]
+SECONDS = 30
+
+
+class Kube:
+    """A lab whose agents follow API servers, one in each node, over one store."""
+
+    def __init__(self, lab: Lab, store: Store) -> None:
+        self.lab, self.store = lab, store
+        self.servers = {node: ApiServer(store, port=PORT) for node in NODES}
+
+    def start_servers(self) -> None:
+        for node, server in self.servers.items():
+            namespace.run(self.lab.node(node).netns, server.start)
+
+    def stop_servers(self) -> None:
+        for server in self.servers.values():
+            server.stop()
+
+    def start_agents(self) -> None:
+        for node in NODES:
+            self.lab.start_agent(node)
+        self.lab.wait_synced()
+
+    def put(self, manifest: dict[str, Any]) -> None:
+        self.store.put(manifest)
+
+    def metrics(self, node: str, path: str = ":10249/metrics") -> str:
+        return self.lab.node(node).exec("curl", "-s", f"http://127.0.0.1{path}").stdout
+
+    def want(self, node: str) -> list[str]:
+        """Return what a node's tables must hold: the store's objects, compiled from nothing into tables in memory."""
+        kinds = ("Node", "Pod", "Service", "EndpointSlice")
+        items = [{"kind": kind, **each} for kind in kinds for each in self.store.objects(kind)]
+        content = manifests.parse("store.json", json.dumps({"kind": "List", "items": items}).encode())
+        status = self.lab.agent_status(node)
+        assert status is not None
+        wires = {each["pod"]: _wire(self.lab, node, each["name"], each["ifindex"]) for each in status["interfaces"]}
+        reconciler = Reconciler(tables := cluster.memory_tables(), node)
+        reconciler.apply([*(Upsert(fact) for fact in content.facts.values()), Synced()])
+        reconciler.set_wires(wires)
+        return dump.summary(tables)
+
+    def have(self, node: str) -> list[str]:
+        return dump.summary(pins.open_all(self.lab.pins(node)))
+
+    def equal(self) -> bool:
+        """Say whether every node's tables hold what the store says, and nothing else."""
+        return all(self.want(node) == self.have(node) for node in NODES)
+
+
+def _wire(lab: Lab, node: str, interface: str, ifindex: int) -> abi.Wire:
+    shown = lab.node(node).exec("ip", "-j", "link", "show", "dev", interface).stdout
+    mac = json.loads(shown)[0]["ifalias"].rpartition("mac=")[2]
+    return abi.Wire(ifindex, bytes.fromhex(mac.replace(":", "")))
+
+
+@pytest.fixture
+def kube(lab_name: str, manifests: Path, tmp_path: Path) -> Iterator[Kube]:
+    """Return a lab with the tests' objects, followed through API servers."""
+    kubeconfig = tmp_path / "kubeconfig"
+    write_kubeconfig(kubeconfig, f"http://127.0.0.1:{PORT}")
+    store = Store(each for path in manifests.glob("*.yaml") for each in yaml.safe_load_all(path.read_text()) if each)
+    flags = ("--kubeconfig", str(kubeconfig), "--sweep-interval", "1")
+    with Lab.up(lab_name, manifests, agents=False, agent_arguments=flags) as lab:
+        found = Kube(lab, store)
+        found.start_servers()
+        try:
+            found.start_agents()
+            yield found
+        finally:
+            found.stop_servers()
+
+
+def slice_of(service: str, family: str = "ipv4") -> Callable[[Kube], dict[str, Any]]:
+    return lambda kube: kube.store.get("EndpointSlice", "default", f"{service}-{family}") or {}
+
+
+def test_a_cluster_through_its_api_server(kube: Kube, wait: Wait):
+    caller = kube.lab.pod("client")
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for service in ("near", "far"):
+            assert client.tcp(caller, kube.lab.service(service).of(family), 80).pod.startswith("default/web-")
+            assert client.udp(caller, kube.lab.service(f"{service}-dns").of(family), 53).pod.startswith("default/dns-")
+    piece = slice_of("near")(kube)
+    piece["endpoints"] = [{"addresses": [kube.lab.pod("web-b").v4]}]
+    kube.put(piece)
+    address = kube.lab.service("near").v4
+    wait(lambda: client.tcp(caller, address, 80).pod == "default/web-b", 5)
+    kube.store.delete("Service", "default", "near")
+    wait(kube.equal, SECONDS)
+
+
+def test_what_is_asked_is_what_rbac_allows(kube: Kube, wait: Wait):
+    """The rules of deploy/rbac.yaml cover every request that an agent makes, and none is for nothing."""
+    broken = kube.store.get("Service", "default", "near") or {}
+    broken["spec"]["ports"][0]["port"] = 70000
+    kube.put(broken)
+    wait(lambda: kube.store.objects("Event"), SECONDS)
+    seen = {(verb, group, resource) for each in kube.servers.values() for verb, group, resource, _ in each.log.seen()}
+    role = next(
+        each for each in yaml.safe_load_all((ROOT / "deploy/rbac.yaml").read_text()) if each["kind"] == "ClusterRole"
+    )
+    allowed = {
+        (verb, group, resource)
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert seen <= allowed
+    # A streaming list is a watch: list is asked for where the server has none. A patch follows when an Event repeats.
+    unasked = {each for each in allowed - seen if each[0] != "list"}
+    assert unasked <= {("patch", "events.k8s.io", "events"), *(each for each in allowed if each[0] == "get")}
+
+
+def test_a_refused_object_becomes_an_event_and_a_metric(kube: Kube, wait: Wait):
+    broken = kube.store.get("Service", "default", "near") or {}
+    broken["spec"]["ports"][0]["port"] = 70000
+    kube.put(broken)
+    wait(lambda: kube.store.objects("Event"), SECONDS)
+    found = kube.store.objects("Event")[0]
+    assert found["regarding"]["name"] == "near"
+    assert found["regarding"]["uid"] == (kube.store.get("Service", "default", "near") or {})["metadata"].get("uid", "")
+    assert "spec.ports[0].port" in found["note"]
+    wait(lambda: 'field="spec.ports[].port",kind="Service"' in kube.metrics("node-a"), SECONDS)
+    assert client.tcp(kube.lab.pod("client"), kube.lab.service("near").v4, 80).pod == "default/web-a"
+
+
+def test_a_node_that_leaves_says_so(kube: Kube, wait: Wait):
+    assert json.loads(kube.metrics("node-a", ":10256/healthz"))["nodeEligible"] is True
+    node = kube.store.get("Node", "", "node-a") or {}
+    node["spec"]["taints"] = [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]
+    kube.put(node)
+    wait(lambda: json.loads(kube.metrics("node-a", ":10256/healthz"))["nodeEligible"] is False, SECONDS)
+    assert json.loads(kube.metrics("node-a", ":10256/livez"))["healthy"] is True
+
+
+def test_an_outage_and_a_death_in_it_change_nothing(kube: Kube, wait: Wait):
+    caller, address = kube.lab.pod("client"), kube.lab.service("near").v4
+    before = {node: kube.have(node) for node in NODES}
+    with running([(new_connections, (caller, address, 80)), (one_connection, (caller, address, 80))]) as results:
+        kube.stop_servers()
+        progress(results, wait)
+        for node in NODES:
+            kube.lab.kill_agent(node, signal.SIGKILL)
+            kube.lab.start_agent(node)
+        progress(results, wait)
+        assert {node: kube.have(node) for node in NODES} == before
+        wait(lambda: all(_problem(kube, node, "no API server answers") for node in NODES), SECONDS)
+        kube.start_servers()
+        kube.lab.wait_synced()
+        progress(results, wait)
+    assert [result.failures for result in results] == [[], []]
+    assert {node: kube.have(node) for node in NODES} == before
+    assert [(kube.lab.agent_status(node) or {})["writes"] for node in NODES] == [0, 0]
+
+
+def _problem(kube: Kube, node: str, text: str) -> bool:
+    status = kube.lab.agent_status(node) or {}
+    return any(text in each["reason"] for each in status.get("problems", []))
+
+
+def test_killed_at_random_moments_under_churn(kube: Kube, wait: Wait):
+    """Services come and go, endpoints change, watches break, agents die: what lives is not touched, and in the end the
+    tables hold what the cluster says.
+    """
+    caller = kube.lab.pod("client")
+    dice = random.Random(20261121)
+    loads = [
+        (new_connections, (caller, kube.lab.service("near").v4, 80)),
+        (one_connection, (caller, kube.lab.service("far").v6, 80)),
+        (datagrams, (caller, kube.lab.service("far-dns").v4, 53)),
+    ]
+    with running(loads) as results:
+        for step in range(60):
+            churn(kube, dice, step)
+            if step % 10 == 5:
+                node = dice.choice(NODES)
+                kube.lab.kill_agent(node, signal.SIGKILL)
+                churn(kube, dice, step + 1000)
+                kube.lab.start_agent(node)
+            if step % 20 == 15:
+                kube.servers[dice.choice(NODES)].drop_watches()
+        kube.lab.wait_synced()
+        progress(results, wait)
+        wait(kube.equal, SECONDS)
+    assert [result.failures for result in results] == [[], [], []]
+
+
+def churn(kube: Kube, dice: random.Random, step: int) -> None:
+    """Do a few random things to services that carry no load."""
+    for number in range(4):
+        index = dice.randrange(8)
+        names = dice.sample(["web-a", "web-b", "dns-a", "dns-b"], dice.randrange(4))
+        if dice.random() < 0.2:
+            for piece in objects.service(f"busy-{index}", 100 + index, [("http", "TCP", 80, 8080)], names):
+                kube.store.delete(piece["kind"], "default", piece["metadata"]["name"])
+        else:
+            ports = [("http", "TCP", 80 + dice.randrange(2), 8080 + (step + number) % 3)]
+            for piece in objects.service(f"busy-{index}", 100 + index, ports, names):
+                kube.put(piece)
