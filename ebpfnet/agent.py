@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebpfnet import __version__, abi, status
-from ebpfnet.datapath import attach, build, interfaces, load
+from ebpfnet.datapath import attach, build, capabilities, interfaces, load
 from ebpfnet.datapath.interfaces import Interface
 from ebpfnet.exits import EbpfnetError, MissingFeature, NotRunning
 from ebpfnet.maps import pins
@@ -125,6 +125,7 @@ class Agent:
 
     def _prepare(self) -> None:
         """Check, compile, load, pin and take over what is attached, before anything is changed in the tables."""
+        capabilities.check()
         pins.check_place(self.config.pins)
         if not BTF.exists():
             raise MissingFeature(f"this kernel has no BTF ({BTF} is missing); build it with CONFIG_DEBUG_INFO_BTF")

@@ -37,7 +37,7 @@ def start(places: Places, node: NodePlan, options: Options) -> None:
         raise AgentError(f"{run}/agent.sock is too long for a socket: give the lab or Node {node.name} a shorter name")
     run.mkdir(parents=True, exist_ok=True)
     with (run / "agent.log").open("ab") as log:
-        processes.start(node.netns, _command(places, node, options), record(places, node.name), log)
+        processes.start(node.netns, command(places, node, options), record(places, node.name), log)
 
 
 def stop(places: Places, nodes: Iterable[str]) -> None:
@@ -104,7 +104,8 @@ def log_tail(places: Places, node: str) -> str:
     return f"{path} can't be read"
 
 
-def _command(places: Places, node: NodePlan, options: Options) -> list[str]:
+def command(places: Places, node: NodePlan, options: Options) -> list[str]:
+    """Return the command line of a node's agent."""
     run = places.run(node.name)
     own = {} if "--kubeconfig" in options.agent_arguments else {"--manifests": str(places.manifests)}
     settings = own | {
