@@ -55,9 +55,3 @@ class BadInput(EbpfnetError):
     """A file can't be used."""
 
     exit_code = 9
-
-
-class MapFull(EbpfnetError):
-    """A table has no room for what it must hold."""
-
-    exit_code = 10

@@ -9,7 +9,8 @@ import click
 from ebpfnet import abi
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
-from ebpfnet.cli.lookup import Lookup, host_port
+from ebpfnet.cli.lookup import Lookup
+from ebpfnet.maps.dump import host_port
 
 COLUMNS = ("node", "service", "backend", "pod")
 

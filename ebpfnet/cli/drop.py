@@ -10,7 +10,8 @@ import click
 from ebpfnet import abi
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
-from ebpfnet.cli.lookup import PROTOCOLS, Lookup
+from ebpfnet.cli.lookup import Lookup
+from ebpfnet.maps.dump import protocol_name
 
 COLUMNS = ("node", "hook", "reason", "packets", "bytes")
 SAMPLE_COLUMNS = ("node", "age", "hook", "reason", "protocol", "packet", "length")
@@ -53,7 +54,7 @@ def samples(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, 
             "age": form.age((now - sample.seen_ns) / 1e9),
             "hook": sample.hook.name.lower(),
             "reason": sample.reason.name,
-            "protocol": PROTOCOLS.get(key.protocol, str(key.protocol)) if key.protocol else None,
+            "protocol": protocol_name(key.protocol) if key.protocol else None,
             "packet": lookup.tuple(key) if any(key.source) else None,
             "length": sample.length,
             "ifindex": sample.ifindex,

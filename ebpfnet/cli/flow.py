@@ -11,7 +11,8 @@ import click
 from ebpfnet import abi
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
-from ebpfnet.cli.lookup import PROTOCOLS, Lookup, host_port
+from ebpfnet.cli.lookup import Lookup
+from ebpfnet.maps.dump import host_port, protocol_name
 
 COLUMNS = ("node", "protocol", "source", "destination", "backend", "service", "state", "idle")
 
@@ -62,7 +63,7 @@ def rows_of(instance: nodes.Instance, tables: dict[str, Any], *, replies: bool) 
         source, target = lookup.pods.get(this.source, ""), lookup.pods.get(entry.to.destination, "")
         yield {
             "node": instance.node,
-            "protocol": PROTOCOLS.get(this.protocol, str(this.protocol)),
+            "protocol": protocol_name(this.protocol),
             "source": _end(this.source, this.source_port, source),
             "destination": _end(this.destination, this.destination_port, "" if nat else target),
             "backend": _end(entry.to.destination, entry.to.destination_port, target) if nat else "",

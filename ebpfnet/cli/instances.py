@@ -11,9 +11,7 @@ import click
 
 from ebpfnet.exits import NotRunning
 from ebpfnet.maps import pins
-
-RUN = Path("/run/ebpfnet")
-LABS = Path("/run/ebpfnet-lab")
+from ebpfnet.places import LABS, RUN
 
 
 @dataclass(frozen=True, slots=True)

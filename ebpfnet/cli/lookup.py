@@ -7,14 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from ebpfnet import abi
-
-PROTOCOLS = {number.value: number.name for number in abi.Protocol} | {58: "ICMP"}
-
-
-def host_port(address: bytes, port: int) -> str:
-    """Return ADDRESS:PORT, IPv6 in brackets."""
-    ip = abi.unpack_address(address)
-    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+from ebpfnet.maps.dump import host_port
 
 
 class Lookup:

@@ -10,8 +10,9 @@ import click
 from ebpfnet import abi
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
-from ebpfnet.cli.lookup import PROTOCOLS, Lookup
+from ebpfnet.cli.lookup import Lookup
 from ebpfnet.exits import EbpfnetError
+from ebpfnet.maps.dump import host_port, protocol_name
 
 COLUMNS = ("node", "service", "address", "port", "protocol", "backends")
 
@@ -32,7 +33,7 @@ def rows_of(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, 
             "service": names.get(entry.id, f"#{entry.id:016x}"),
             "address": str(abi.unpack_address(frontend.address)),
             "port": frontend.port,
-            "protocol": PROTOCOLS.get(frontend.protocol, str(frontend.protocol)),
+            "protocol": protocol_name(frontend.protocol),
             "backends": entry.count,
             "generation": entry.generation,
             "id": f"{entry.id:016x}",
@@ -89,8 +90,6 @@ def _flows(tables: dict[str, Any], ids: set[int]) -> dict[int, int]:
 
 
 def _backends(tables: dict[str, Any], identity: int, generation: int, count: int) -> list[dict[str, Any]]:
-    from ebpfnet.cli.lookup import host_port
-
     pods = Lookup(tables).pods
     out = []
     for index in range(count):

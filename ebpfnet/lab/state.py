@@ -26,8 +26,9 @@ import msgspec
 from ebpfnet.exits import EbpfnetError, NotRunning
 from ebpfnet.lab import namespace
 from ebpfnet.lab.topology import Plan
+from ebpfnet.places import LABS
 
-FOLDER = Path("/run/ebpfnet-lab")
+FOLDER = LABS
 VERSION = 1
 UPLINK_MTU = 1500
 # A process that was killed while it started another leaves its lock to the child until that has become its own program.

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from ebpfnet import abi
 from ebpfnet.maps.table import Table
 
-PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP", 1: "ICMP", 58: "ICMP"}
+PROTOCOLS = {number.value: number.name for number in abi.Protocol} | {abi.Protocol.ICMPV6.value: "ICMP"}
 
 
-def _end(address: bytes, port: int) -> str:
+def host_port(address: bytes, port: int) -> str:
+    """Return ADDRESS:PORT, IPv6 in brackets."""
     ip = abi.unpack_address(address)
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
 
@@ -23,7 +24,8 @@ def _names(tables: Mapping[str, Table]) -> dict[int, str]:
     return {int.from_bytes(key, "little"): abi.unpack_name(value) for key, value in tables["names"].items()}
 
 
-def _protocol(number: int) -> str:
+def protocol_name(number: int) -> str:
+    """Return TCP, UDP, ...; a number that nobody named stays one."""
     return PROTOCOLS.get(number, str(number))
 
 
@@ -41,12 +43,12 @@ def summary(tables: Mapping[str, Table]) -> list[str]:
         frontend, service = abi.Frontend.unpack(key), abi.Service.unpack(value)
         used.add(service.id)
         label = names.get(service.id, "(no name)")
-        head = f"{_end(frontend.address, frontend.port)}/{_protocol(frontend.protocol)}"
+        head = f"{host_port(frontend.address, frontend.port)}/{protocol_name(frontend.protocol)}"
         lines.append(f"SERVICE {label} {head} backends={service.count}")
         for index in range(service.count):
             raw = slots.pop(abi.Slot(service.id, service.generation, index).pack(), None)
             backend = abi.Backend.unpack(raw) if raw else None
-            where = _end(backend.address, backend.port) if backend else "(missing)"
+            where = host_port(backend.address, backend.port) if backend else "(missing)"
             lines.append(f"BACKEND {label} {head} {where}")
     for key, value in tables["pods"].items():
         pod = abi.Pod.unpack(value)
@@ -69,13 +71,14 @@ def _row(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
     match name:
         case "services":
             frontend, service = abi.Frontend.unpack(key), abi.Service.unpack(value)
-            head = f"{_end(frontend.address, frontend.port)}/{_protocol(frontend.protocol)}"
+            head = f"{host_port(frontend.address, frontend.port)}/{protocol_name(frontend.protocol)}"
             label = names.get(service.id, "?")
             return f"{head} -> {label} id={service.id:016x} generation={service.generation} count={service.count}"
         case "slots":
             slot, backend = abi.Slot.unpack(key), abi.Backend.unpack(value)
             label = names.get(slot.service, f"{slot.service:016x}")
-            return f"{label} generation={slot.generation} index={slot.index} -> {_end(backend.address, backend.port)}"
+            where = host_port(backend.address, backend.port)
+            return f"{label} generation={slot.generation} index={slot.index} -> {where}"
         case "pods":
             pod = abi.Pod.unpack(value)
             wire = f"ifindex={pod.wire.ifindex} mac={pod.wire.mac.hex(':')}"
@@ -85,7 +88,8 @@ def _row(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
         case "fragments":
             fragment, ports = abi.Fragment.unpack(key), abi.Ports.unpack(value)
             ends = f"{abi.unpack_address(fragment.source)} -> {abi.unpack_address(fragment.destination)}"
-            return f"{ends} id={fragment.id} {_protocol(fragment.protocol)} ports={ports.source},{ports.destination}"
+            protocol = protocol_name(fragment.protocol)
+            return f"{ends} id={fragment.id} {protocol} ports={ports.source},{ports.destination}"
         case "names":
             return f"{int.from_bytes(key, 'little'):016x} {abi.unpack_name(value)}"
         case "forwards" | "drops":
@@ -96,13 +100,16 @@ def _row(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
             return f"{int.from_bytes(key, 'little')} {int.from_bytes(value, 'little')}"
 
 
+def _ends(key: abi.Tuple) -> str:
+    return f"{host_port(key.source, key.source_port)} -> {host_port(key.destination, key.destination_port)}"
+
+
 def _flow(key: abi.Tuple, flow: abi.Flow, names: Mapping[int, str]) -> str:
-    ends = f"{_end(key.source, key.source_port)} -> {_end(key.destination, key.destination_port)}"
-    to = f"{_end(flow.to.source, flow.to.source_port)} -> {_end(flow.to.destination, flow.to.destination_port)}"
+    ends, to = _ends(key), _ends(flow.to)
     flags = "|".join(flag.name or "" for flag in abi.FlowFlag if flag in flow.flags) or "-"
     wires = f"from={flow.from_.ifindex} deliver={flow.deliver.ifindex}"
     service = f" service={names.get(flow.service, hex(flow.service))}" if flow.service else ""
-    return f"{_protocol(key.protocol)} {ends} as {to} {flow.state.name} {flags} {wires}{service}"
+    return f"{protocol_name(key.protocol)} {ends} as {to} {flow.state.name} {flags} {wires}{service}"
 
 
 def _counter(name: str, index: int, value: bytes) -> str:
