@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 from typing import Any
 
 import click
@@ -76,7 +77,8 @@ def get(name: str, instances: list[nodes.Instance], output: str, *, headers: boo
         return
     form.show(found, (*COLUMNS, "flows", "generation"), "table", headers=headers)
     for row in found:
-        click.echo(f"\n{row['service']} {row['address']}:{row['port']} {'on ' + row['node'] if row['node'] else ''}")
+        where = host_port(abi.pack_address(ipaddress.ip_address(row["address"])), row["port"])
+        click.echo(f"\n{row['service']} {where}{' on ' + row['node'] if row['node'] else ''}")
         form.show(row["endpoints"] or [{"backend": "(none: connections are refused)"}], ("backend", "pod"), "table")
 
 

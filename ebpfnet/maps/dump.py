@@ -61,9 +61,14 @@ def summary(tables: Mapping[str, Table]) -> list[str]:
 
 
 def rows(tables: Mapping[str, Table], name: str) -> Iterator[str]:
-    """Yield every entry of one table with its fields named; raises ``KeyError`` for a table that is not there."""
+    """Yield every entry of one table with its fields named; raises ``KeyError`` for a table that is not there.
+
+    Samples of drops that have not been yet are no entries.
+    """
     names = _names(tables)
     for key, value in tables[name].items():
+        if name == "drop_samples" and not abi.DropSample.unpack(value).sequence:
+            continue
         yield _row(name, key, value, names)
 
 
@@ -95,7 +100,7 @@ def _row(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
         case "forwards" | "drops":
             return _counter(name, int.from_bytes(key, "little"), value)
         case "drop_samples":
-            return str(abi.DropSample.unpack(value))
+            return _sample(abi.DropSample.unpack(value))
         case _:
             return f"{int.from_bytes(key, 'little')} {int.from_bytes(value, 'little')}"
 
@@ -110,6 +115,13 @@ def _flow(key: abi.Tuple, flow: abi.Flow, names: Mapping[int, str]) -> str:
     wires = f"from={flow.from_.ifindex} deliver={flow.deliver.ifindex}"
     service = f" service={names.get(flow.service, hex(flow.service))}" if flow.service else ""
     return f"{protocol_name(key.protocol)} {ends} as {to} {flow.state.name} {flags} {wires}{service}"
+
+
+def _sample(sample: abi.DropSample) -> str:
+    key = sample.tuple
+    packet = f"{protocol_name(key.protocol)} {_ends(key)}" if any(key.source) else "(not read)"
+    where = f"{sample.hook.name.lower()} {sample.reason.name} ifindex={sample.ifindex} length={sample.length}"
+    return f"{sample.sequence} {where} {packet} seen_ns={sample.seen_ns}"
 
 
 def _counter(name: str, index: int, value: bytes) -> str:

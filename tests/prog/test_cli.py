@@ -90,6 +90,10 @@ def test_service_get(node: Path):
     assert mine["endpoints"][0] == {"backend": "10.0.0.1:8080", "pod": "default/b"}
 
 
+def test_service_get_shows_ipv6_addresses_with_ports_in_brackets(node: Path):
+    assert "default/web:http [fd00:96::1]:80" in ask(node, "service", "get", "default/web").splitlines()
+
+
 def test_service_that_is_not_there_suggests_one(node: Path):
     done = call("service", "get", "default/wep", "--pins", str(node / "bpf" / "x"), check=False)
     assert done.returncode == 1
@@ -144,6 +148,12 @@ def test_map_dump(node: Path):
     assert "SERVICE default/web:http 10.96.0.1:80/TCP backends=2" in ask(node, "map", "dump")
     assert "10.96.0.1:80/TCP -> default/web:http" in ask(node, "map", "dump", "services")
     assert len(ask(node, "map", "dump", "pods", "--raw").split()) == 4
+
+
+def test_drop_samples_are_dumped_with_names(node: Path):
+    lines = ask(node, "map", "dump", "drop_samples").splitlines()
+    ends = "TCP 10.0.0.9:40000 -> 10.96.0.1:80"
+    assert [line.rpartition("=")[0] for line in lines] == [f"1 from_pod SPOOFED_MAC ifindex=5 length=60 {ends} seen_ns"]
 
 
 @pytest.mark.parametrize("name", sorted(abi.TABLES))
