@@ -64,13 +64,16 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say whose tables to read; the command gets ``instances``."""
 
     def chosen(ctx: click.Context, _: click.Parameter, node: str | None) -> list[Instance]:
-        given = ctx.params
-        return find(given.pop("pins", None), given.pop("run", None), given.pop("lab", None), node)
+        names = ("pins", "run", "lab")
+        directory, run, lab = (ctx.params.pop(name, None) for name in names)
+        if (directory or run) and (lab or node):
+            raise click.UsageError("--pins and --run mean one node, --lab and --node those of a lab: not both")
+        return find(directory, run, lab, node)
 
     path = click.Path(path_type=Path)
     for option in (
         click.option("--node", "instances", callback=chosen, metavar="NODE", help="One node of a lab."),
-        click.option("--lab", is_eager=True, metavar="NAME", help="The nodes of this lab."),
+        click.option("--lab", "--name", "lab", is_eager=True, metavar="NAME", help="The nodes of this lab."),
         click.option("--run", is_eager=True, type=path, metavar="DIR", help="Where the agent's socket is."),
         click.option("--pins", is_eager=True, type=path, metavar="DIR", help="Where the maps are pinned."),
     ):

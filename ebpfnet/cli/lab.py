@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from ebpfnet.lab.cluster import Lab
 
-_name = click.option("--name", default="lab", show_default=True, metavar="NAME", help="Which lab.")
+_name = click.option("--name", "--lab", default="lab", show_default=True, metavar="NAME", help="Which lab.")
 _timeout = click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="Give up after so long.")
 
 
@@ -107,7 +107,7 @@ def down(name: str) -> None:
 
 
 @lab.command()
-@click.option("--name", default="demo", show_default=True, metavar="NAME", help="Name of the demo's own lab.")
+@click.option("--name", "--lab", default="demo", show_default=True, metavar="NAME", help="Name of the demo's own lab.")
 def demo(name: str) -> None:
     """Show what ebpfnet does, with real traffic in a lab that is taken down at the end."""
     from ebpfnet.lab.demo import run

@@ -35,18 +35,26 @@ def check_place(directory: Path) -> None:
     if os.geteuid() != 0:
         raise NotRoot("this needs root (CAP_BPF and CAP_NET_ADMIN)")
     if not is_bpffs(directory):
-        raise NoBpffs(f"{directory} is not on a BPF filesystem; mount one: mount -t bpf bpf /sys/fs/bpf")
+        raise _no_bpffs(directory)
+
+
+def _no_bpffs(directory: Path) -> NoBpffs:
+    usual = DEFAULT.parent
+    place = usual if usual in directory.parents else directory
+    return NoBpffs(f"{directory} is not on a BPF filesystem; mount one: mount -t bpf bpf {place}")
 
 
 def open_all(directory: Path) -> dict[str, KernelTable]:
     """Open every table pinned in ``directory``, of whatever size, for reading.
 
-    Raises ``NotRoot``, ``NotRunning`` when nothing is pinned there, ``StaleLayout``.
+    Raises ``NotRoot``, ``NoBpffs``, ``NotRunning`` when nothing is pinned there, ``StaleLayout``.
     """
     if os.geteuid() != 0:
         raise NotRoot("reading the maps needs root (CAP_BPF)")
     if not directory.is_dir():
         raise NotRunning(f"no tables in {directory}: no agent has run here (or give --pins, --lab, --node)")
+    if not is_bpffs(directory):
+        raise _no_bpffs(directory)
     tables: dict[str, KernelTable] = {}
     try:
         for name, spec in TABLES.items():

@@ -178,6 +178,29 @@ def test_no_agent_ever_ran(tmp_path: Path):
     assert done.stderr.startswith("ebpfnet: no tables in ")
 
 
+def test_pins_outside_of_a_bpffs(tmp_path: Path):
+    needs_root()
+    done = call("service", "list", "--pins", str(tmp_path), check=False)
+    assert done.returncode == 4
+    assert f"{tmp_path} is not on a BPF filesystem; mount one: mount -t bpf bpf {tmp_path}\n" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--lab", "--name", "--node"])
+def test_pins_are_of_one_node_and_not_of_a_lab(node: Path, option: str):
+    done = call("pod", "list", "--pins", str(node / "bpf" / "x"), option, "x", check=False)
+    assert done.returncode == 2
+    assert "not both" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--lab", "--name"])
+@pytest.mark.parametrize("verb", [("pod", "list"), ("lab", "status")])
+def test_both_names_of_the_option_for_a_lab(verb: tuple[str, str], option: str):
+    needs_root()
+    done = call(*verb, option, "nosuch", check=False)
+    assert done.returncode == 8
+    assert "no lab 'nosuch'" in done.stderr
+
+
 def test_agent_without_bpffs(tmp_path: Path):
     needs_root()
     options = ["--node-name", "n", "--manifests", str(tmp_path), "--uplink", "lo"]
