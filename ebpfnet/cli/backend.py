@@ -45,6 +45,9 @@ def rows_of(instance: nodes.Instance, tables: dict[str, Any], only: str | None) 
 @nodes.options
 @form.options
 def list_backends(only: str | None, instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
-    """List the backends of services; POD names those on the same node."""
+    """List the backends of services.
+
+    POD names those on the same node.
+    """
     rows = [row for instance, tables in nodes.each(instances) for row in rows_of(instance, tables, only)]
     form.show(rows, COLUMNS, output, headers=headers)

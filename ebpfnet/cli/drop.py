@@ -70,7 +70,10 @@ def samples(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, 
 @nodes.options
 @form.options
 def list_drops(instances: list[nodes.Instance], output: str, *, recent: bool, watch: bool, headers: bool) -> None:
-    """List how many packets were dropped, by hook and reason; with --samples, which."""
+    """List drops by hook and reason.
+
+    How many packets were dropped; with --samples, which.
+    """
     if watch:
         _watch(instances, output)
         return

@@ -34,7 +34,10 @@ def flow() -> None:
 def list_flows(
     instances: list[nodes.Instance], output: str, *, headers: bool, replies: bool, limit: int | None, **wanted: Any
 ) -> None:
-    """List connections, one line each: the client, what it called, the backend it got, and how long it is idle."""
+    """List connections, one line each.
+
+    The client, what it called, the backend it got, and how long it is idle.
+    """
     rows = []
     for instance, tables in nodes.each(instances):
         mine = []

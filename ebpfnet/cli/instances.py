@@ -23,12 +23,27 @@ class Instance:
     run: Path
 
 
+def _pins_of(name: str) -> list[Path]:
+    try:
+        return sorted((LABS / name).glob("bpf/*/"))
+    except OSError:  # it is being taken down
+        return []
+
+
+def labs() -> list[str]:
+    """Return the labs with nodes."""
+    try:
+        return sorted(path.name for path in LABS.iterdir() if _pins_of(path.name))
+    except OSError:  # the last one was just taken down
+        return []
+
+
 def of_lab(name: str) -> list[Instance]:
     """Return the nodes of a lab; raises ``NotRunning``."""
     root = LABS / name
-    nodes = sorted(root.glob("bpf/*/"))
+    nodes = _pins_of(name)
     if not nodes:
-        known = ", ".join(sorted(path.name for path in LABS.glob("*/") if any(path.glob("bpf/*/")))) or "none"
+        known = ", ".join(labs()) or "none"
         raise NotRunning(f"no lab {name!r} with nodes is up (up: {known}); `ebpfnet lab up` starts one")
     # A bpffs has no names with dots, and a node's name no underscore.
     names = [path.name.replace("_", ".") for path in nodes]
@@ -43,9 +58,9 @@ def find(directory: Path | None, run: Path | None, lab: str | None, node: str | 
     if directory or run:
         return [Instance("", directory or pins.DEFAULT, run or RUN)]
     if lab is None and (node is not None or not pins.DEFAULT.is_dir()):
-        up = [path.name for path in LABS.glob("*/") if any(path.glob("bpf/*/"))] if LABS.is_dir() else []
+        up = labs()
         if len(up) > 1:
-            raise NotRunning(f"several labs are up, say which with --lab: {', '.join(sorted(up))}")
+            raise NotRunning(f"several labs are up, say which with --lab: {', '.join(up)}")
         lab = up[0] if up else None
         if lab is None and node is not None:
             raise NotRunning(f"--node {node}: no lab is up")

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ebpfnet.exits import NotRoot
 
 if TYPE_CHECKING:
     from ebpfnet.lab.cluster import Lab
 
 _name = click.option("--name", "--lab", default="lab", show_default=True, metavar="NAME", help="Which lab.")
 _timeout = click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="Give up after so long.")
+
+
+def _as_root(function: Callable[..., None]) -> Callable[..., None]:
+    """Refuse to begin what can't succeed; `--help` is for everybody."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> None:
+        if os.geteuid() != 0:
+            raise NotRoot("a lab needs root: network namespaces, mounts, programs in the kernel")
+        function(*arguments, **options)
+
+    return wrapped
 
 
 @click.group()
@@ -34,12 +50,13 @@ def lab() -> None:
               help="MTU between the nodes.  [default: 1500]")  # fmt: skip
 @click.option("--agents/--no-agents", default=None, help="Without agents pods have plain kernel routing, no services.")
 @_timeout
+@_as_root
 def up(name: str, filename: Path | None, uplink_mtu: int | None, agents: bool | None, timeout: float) -> None:
-    """Bring a lab up, and wait until its agents are ready.
+    """Bring a lab up, or up to date.
 
-    The manifests are copied into the lab. Edit the copies in the folder that is printed: agents follow them at once;
-    pods that come or go get or lose their wires with `ebpfnet lab sync`. A lab that is up is synced, with -f to the
-    manifests given. What fails, or is interrupted, is taken down again.
+    It is done when the agents are ready. The manifests are copied into the lab. Edit the copies in the folder that is
+    printed: agents follow them at once; pods that come or go get or lose their wires with `ebpfnet lab sync`. A lab
+    that is up is synced, with -f to the manifests given. What fails, or is interrupted, is taken down again.
     """
     from ebpfnet.lab.cluster import Lab
 
@@ -52,8 +69,9 @@ def up(name: str, filename: Path | None, uplink_mtu: int | None, agents: bool | 
 @lab.command()
 @_name
 @_timeout
+@_as_root
 def sync(name: str, timeout: float) -> None:
-    """Follow nodes and pods that were added to, or removed from, the lab's manifests.
+    """Follow nodes and pods of the edited manifests.
 
     Services and endpoints need no sync: the agents see those by themselves.
     """
@@ -67,6 +85,7 @@ def sync(name: str, timeout: float) -> None:
 @_name
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True,
               help="How to print.")  # fmt: skip
+@_as_root
 def status(name: str, output: str) -> None:
     """Show a lab's nodes, pods and processes."""
     from ebpfnet.lab.cluster import Lab
@@ -83,11 +102,12 @@ def status(name: str, output: str) -> None:
 @_name
 @click.option("--node", metavar="NODE", help="Run it on a node instead of in a pod.")
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[POD] -- COMMAND...")
+@_as_root
 def exec_(name: str, node: str | None, words: tuple[str, ...]) -> None:
-    """Run a command in the network of a pod (NAMESPACE/NAME, or NAME in `default`) or of a node.
+    """Run a command in a pod's or node's network.
 
-    Only the network is the pod's: files and processes are this machine's. For example:
-    `ebpfnet lab exec client -- curl -s http://10.96.0.10/`
+    A pod is NAMESPACE/NAME, or NAME in `default`. Only the network is the pod's: files and processes are this
+    machine's. For example: `ebpfnet lab exec client -- curl -s http://10.96.0.10/`
     """
     from ebpfnet.lab.cluster import Lab
 
@@ -99,8 +119,12 @@ def exec_(name: str, node: str | None, words: tuple[str, ...]) -> None:
 
 @lab.command()
 @_name
+@_as_root
 def down(name: str) -> None:
-    """Take a lab down, whatever state it is in. One that is not there is no error."""
+    """Take a lab down, whatever state it is in.
+
+    One that is not there is no error.
+    """
     from ebpfnet.lab.cluster import down as take_down
 
     click.echo(f"lab {name} is down" if take_down(name) else f"lab {name} was not up")
@@ -108,8 +132,12 @@ def down(name: str) -> None:
 
 @lab.command()
 @click.option("--name", "--lab", default="demo", show_default=True, metavar="NAME", help="Name of the demo's own lab.")
+@_as_root
 def demo(name: str) -> None:
-    """Show what ebpfnet does, with real traffic in a lab that is taken down at the end."""
+    """Show what ebpfnet does, with real traffic.
+
+    It has a lab of its own, which is taken down at the end.
+    """
     from ebpfnet.lab.demo import run
 
     _stop_like_ctrl_c()
@@ -118,6 +146,8 @@ def demo(name: str) -> None:
 
 def _place_and_command(found: Lab, node: str | None, words: tuple[str, ...]) -> tuple[Any, list[str]]:
     rest = list(words)
+    if node is not None and rest[1:2] == ["--"] and found.plan.pod(rest[0]) is not None:
+        raise click.UsageError(f"a node or a pod, not both: --node {node}, and {rest[0]}")
     place = found.node(node) if node is not None else found.pod(rest.pop(0))
     if rest and rest[0] == "--":
         rest.pop(0)

@@ -44,7 +44,10 @@ def list_maps(instances: list[nodes.Instance], output: str, *, headers: bool) ->
 @nodes.options
 @form.options
 def dump(name: str | None, instances: list[nodes.Instance], output: str, *, raw: bool, headers: bool) -> None:
-    """Print a table with its keys and values named, or without MAP everything that the cluster decides."""
+    """Print a table, keys and values named.
+
+    Without MAP everything that the cluster decides.
+    """
     del headers
     if name is not None and name not in abi.TABLES:
         raise EbpfnetError(f"no map {name!r}; there are {', '.join(abi.TABLES)}")

@@ -21,7 +21,10 @@ def pod() -> None:
 @nodes.options
 @form.options
 def list_pods(instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
-    """List the node's pods: addresses, and the host's side of their wire."""
+    """List the node's pods.
+
+    Their addresses, and the host's side of their wire.
+    """
     rows = []
     for instance, tables in nodes.each(instances):
         lookup = Lookup(tables)

@@ -47,7 +47,10 @@ def rows_of(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, 
 @nodes.options
 @form.options
 def list_services(instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
-    """List service ports with their cluster IPs and number of backends; 0 means connections are refused."""
+    """List service ports, cluster IPs, number of backends.
+
+    No backends means that connections are refused.
+    """
     rows = [row for instance, tables in nodes.each(instances) for row in rows_of(instance, tables)]
     form.show(rows, COLUMNS, output, headers=headers)
 

@@ -75,6 +75,9 @@ def test_exec_in_no_pod(lab_name: str):
     done = run("lab", "exec", "--name", lab_name, "nobody", "--", "true")
     assert done.returncode == 8
     assert "no pod 'nobody' (pods: default/client" in done.stderr
+    both = run("lab", "exec", "--name", lab_name, "--node", "node-a", "client", "--", "true")
+    assert both.returncode == 2
+    assert "a node or a pod, not both" in both.stderr
 
 
 def run(*words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:

@@ -236,6 +236,35 @@ def test_usage_errors():
     assert call("agent", check=False).returncode == 2
 
 
+@pytest.mark.parametrize("group", ["lab", "service", "backend", "pod", "flow", "drop", "map"])
+def test_a_help_line_says_it_all(group: str):
+    assert "..." not in call(group, "--help").stdout.partition("Commands:")[2]
+
+
+NOBODY = "import os, sys; os.geteuid = lambda: 65534; from ebpfnet.cli.main import main; main()"
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "lab up",
+        "lab sync",
+        "lab status",
+        "lab exec x -- true",
+        "lab down",
+        "lab demo",
+        "pod list --pins x",
+        "status --pins x",
+    ],
+)
+def test_without_root(verb: str):
+    command = [sys.executable, "-c", NOBODY, *verb.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "needs root" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_list_loads_neither_bcc_nor_kubernetes_nor_pyroute2(node: Path):
     place = ["--pins", str(node / "bpf" / "x")]
     command = [sys.executable, "-X", "importtime", "-m", "ebpfnet", "service", "list", *place]
