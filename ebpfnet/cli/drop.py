@@ -75,7 +75,7 @@ def list_drops(instances: list[nodes.Instance], output: str, *, recent: bool, wa
     How many packets were dropped; with --samples, which.
     """
     if watch:
-        _watch(instances, output)
+        _watch(instances, output, headers=headers)
         return
     rows = []
     for instance, tables in nodes.each(instances):
@@ -83,17 +83,28 @@ def list_drops(instances: list[nodes.Instance], output: str, *, recent: bool, wa
     form.show(rows, SAMPLE_COLUMNS if recent else COLUMNS, output, headers=headers)
 
 
-def _watch(instances: list[nodes.Instance], output: str) -> None:
+def _widths(instances: list[nodes.Instance]) -> dict[str, int]:
+    """Return how wide the columns are for what is to come; outside a lab there is none for the node."""
+    return {
+        "node": max(len(instance.node) for instance in instances),
+        "hook": max(len(hook.name) for hook in abi.Hook),
+        "reason": max(len(reason.name) for reason in abi.DropReason),
+        "protocol": 8,
+        "length": 6,
+        "packet": 6,
+    }
+
+
+def _watch(instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
     """Follow the samples; what was there before is not printed."""
+    stream = form.Stream(_widths(instances), output, headers=headers)
     last: dict[str, int] = {}
-    first = True
     while True:
         for instance, tables in nodes.each(instances):
             rows = samples(instance, tables)
-            before = last.get(instance.node, rows[0]["sequence"] if first and rows else 0)
-            fresh = [row for row in reversed(rows) if row["sequence"] > before]
-            last[instance.node] = max([before, *(row["sequence"] for row in fresh)])
-            if fresh:
-                form.show(fresh, SAMPLE_COLUMNS, output, headers=False)
-        first = False
+            newest = rows[0]["sequence"] if rows else 0
+            for row in reversed(rows):
+                if row["sequence"] > last.get(instance.node, newest):
+                    stream.show(row)
+            last[instance.node] = newest
         time.sleep(0.5)

@@ -43,6 +43,29 @@ def show(rows: Sequence[Row], columns: Sequence[str], output: str, *, headers: b
         click.echo("\n".join(out))
 
 
+class Stream:
+    """Rows that come one after another: titles once and columns of a fixed width, or a JSON object a line."""
+
+    def __init__(self, widths: Mapping[str, int], output: str, *, headers: bool = True) -> None:
+        self._widths = {name: max(width, len(name)) for name, width in widths.items() if width}
+        self._output = output
+        if headers and output not in {"json", "yaml"}:
+            self._line({name: name.upper().replace("_", " ") for name in self._widths})
+
+    def show(self, row: Row) -> None:
+        """Print one row at once, whoever reads."""
+        if self._output == "json":
+            click.echo(json.dumps(row))
+        elif self._output == "yaml":
+            click.echo("---")
+            document(row, "yaml")
+        else:
+            self._line(row)
+
+    def _line(self, row: Row) -> None:
+        click.echo("  ".join(text(row.get(name)).ljust(width) for name, width in self._widths.items()).rstrip())
+
+
 def document(value: object, output: str) -> None:
     """Print a value as JSON or YAML."""
     if output == "json":
