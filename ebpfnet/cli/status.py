@@ -16,7 +16,10 @@ from ebpfnet.exits import EbpfnetError, NotRunning
 @nodes.options
 @form.options
 def status(instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
-    """Tell whether the node is in sync, how full its tables are, and what was refused and why."""
+    """Tell whether the node is in sync, how full its tables are, and what was refused and why.
+
+    The exit code is 8 when an agent does not answer; what its tables hold is printed all the same.
+    """
     from ebpfnet.status import ask
 
     del headers
@@ -35,8 +38,10 @@ def status(instances: list[nodes.Instance], output: str, *, headers: bool) -> No
         answers.append(agent)
     if output in {"json", "yaml"}:
         form.document(answers[0] if len(answers) == 1 else answers, output)
-        return
-    click.echo("\n\n".join("\n".join(_lines(answer)) for answer in answers))
+    else:
+        click.echo("\n\n".join("\n".join(_lines(answer)) for answer in answers))
+    if dead := [answer["node"] or "this node" for answer in answers if not answer["running"]]:
+        raise NotRunning(f"the agent of {', '.join(dead)} is not running")
 
 
 def _tables(instance: nodes.Instance) -> dict[str, Any]:
@@ -57,6 +62,7 @@ def _lines(answer: dict[str, Any]) -> list[str]:
         ]
     else:
         state = "in sync" if answer["synced"] and not answer["pending"] else "NOT in sync"
+        state += "".join(f", {each}" for each in _refusals(answer["problems"]))
         since = form.age(time.time() - answer["started"])
         lines = [f"node {answer['node']}: {state}, agent {answer['version']} pid {answer['pid']} up {since}"]
         if answer["pending"]:
@@ -71,5 +77,18 @@ def _lines(answer: dict[str, Any]) -> list[str]:
         use = [f"{name} {table['entries']}/{table['capacity']}" for name, table in tables.items()]
         lines.append(f"  tables: {', '.join(use)}")
     for problem in answer.get("problems", ()):
-        lines.append(click.style(f"  refused: {problem['ref']}: {problem['field']}: {problem['reason']}", fg="red"))
+        parts = (_KINDS[problem.get("partial")], problem["ref"], problem["field"], problem["reason"])
+        lines.append(click.style("  " + ": ".join(part for part in parts if part), fg="red"))
     return lines
+
+
+_KINDS = {None: "refused", False: "refused, its last good version stays", True: "left out"}
+"""By ``partial`` of a problem; None: the agent does not say."""
+
+
+def _refusals(problems: list[dict[str, Any]]) -> list[str]:
+    """Return how many objects were refused in whole, and of how many a part was left out."""
+    whole = {problem["ref"] for problem in problems if not problem.get("partial")}
+    partly = {problem["ref"] for problem in problems} - whole
+    found = ((whole, "refused"), (partly, "served in part"))
+    return [f"{len(refs)} object{'' if len(refs) == 1 else 's'} {what}" for refs, what in found if refs]

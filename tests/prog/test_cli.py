@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ebpfnet import abi
+from ebpfnet import abi, status
 from ebpfnet.exits import NotRoot
 from ebpfnet.maps import kernel, pins
 from ebpfnet.model.facts import Synced, Upsert
@@ -138,6 +142,46 @@ def test_drop_list(node: Path):
     )
 
 
+def watched(node: Path, *options: str) -> list[str]:
+    """Return what a watch prints to a pipe until two drops have been seen."""
+    command = [sys.executable, "-m", "ebpfnet", "drop", "list", "--watch", "--pins", str(node / "bpf" / "x"), *options]
+    tables = pins.open_all(node / "bpf" / "x")
+    first = max(abi.DropSample.unpack(value).sequence for _, value in tables["drop_samples"].items())
+    key = abi.Tuple(packed("10.0.0.9"), packed("10.0.0.1"), 40000, 80, TCP)
+    lines: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        reader = threading.Thread(target=lines.extend, args=(iter(process.stdout),))
+        reader.start()
+        deadline = time.monotonic() + 20
+        for sequence in itertools.count(first + 1):  # what is there when it begins is not printed
+            reason = abi.DropReason.NO_ENDPOINTS
+            sample = abi.DropSample(sequence, 1, key, 5, 60, abi.Hook.FROM_POD, reason)
+            tables["drop_samples"].put((sequence % 1024).to_bytes(4, "little"), sample.pack())
+            reader.join(timeout=0.1)
+            if len(lines) > 2 or time.monotonic() > deadline:
+                break
+        process.send_signal(signal.SIGINT)
+        reader.join()
+    for used in range(first + 1, sequence + 1):
+        tables["drop_samples"].put((used % 1024).to_bytes(4, "little"), bytes(abi.DropSample.size()))
+    pins.close_all(tables)
+    return lines
+
+
+def test_watched_drops_are_a_json_object_a_line(node: Path):
+    found = [json.loads(line) for line in watched(node, "-o", "json")]
+    assert {row["reason"] for row in found} == {"NO_ENDPOINTS"}
+    assert [row["sequence"] for row in found] == sorted({row["sequence"] for row in found})
+
+
+def test_watched_drops_have_one_line_of_titles(node: Path):
+    lines = watched(node)
+    assert lines[0].split() == ["HOOK", "REASON", "PROTOCOL", "LENGTH", "PACKET"]
+    assert len(lines) > 1
+    assert {tuple(line.split()[:4]) for line in lines[1:]} == {("from_pod", "NO_ENDPOINTS", "TCP", "60")}
+
+
 def test_map_list(node: Path):
     rows = json.loads(ask(node, "map", "list", "-o", "json"))
     assert {row["map"] for row in rows} == set(abi.TABLES)
@@ -162,9 +206,52 @@ def test_every_map_can_be_dumped(node: Path, name: str):
 
 
 def test_status_says_that_the_agent_is_dead(node: Path):
-    text = ask(node, "status")
-    assert "NOT running" in text
-    assert "services 4/1024" in text
+    done = call("status", "--pins", str(node / "bpf" / "x"), "--run", str(node), check=False)
+    assert done.returncode == 8
+    assert "NOT running" in done.stdout
+    assert "services 4/1024" in done.stdout
+    assert done.stderr == "ebpfnet: the agent of this node is not running\n"
+
+
+WHOLE = {"ref": "Service default/web", "field": "spec.ports", "reason": "bad"}
+PARTLY = {"ref": "EndpointSlice default/web-1", "field": "endpoints[0]", "reason": "loopback", "partial": True}
+FILE = {"ref": "File web.yaml", "field": "", "reason": "empty", "partial": False}
+
+
+@pytest.mark.parametrize(
+    ("problems", "headline", "last"),
+    [
+        ([], "node n: in sync, agent 0 pid 1 ", "  tables: services 4/1024"),
+        ([WHOLE], "node n: in sync, 1 object refused, agent", "  refused: Service default/web: spec.ports: bad"),
+        (
+            [WHOLE, WHOLE, FILE],
+            "in sync, 2 objects refused,",
+            "  refused, its last good version stays: File web.yaml: e",
+        ),
+        (
+            [PARTLY],
+            "in sync, 1 object served in part,",
+            "  left out: EndpointSlice default/web-1: endpoints[0]: loopback",
+        ),
+    ],
+)
+def test_status_names_refusals_in_its_first_line(
+    node: Path, tmp_path: Path, problems: list[dict[str, Any]], headline: str, last: str
+):
+    answer = {"node": "n", "synced": True, "pending": 0, "started": 0, "version": "0", "pid": 1, "interfaces": []}
+    answer |= {"uplink": ["u"], "watch": [], "problems": problems}
+    stop = threading.Event()
+    agent = threading.Thread(target=status.serve, args=(tmp_path, lambda: answer, stop))
+    agent.start()
+    try:
+        while not (tmp_path / status.NAME).exists():
+            stop.wait(0.01)
+        lines = call("status", "--pins", str(node / "bpf" / "x"), "--run", str(tmp_path)).stdout.splitlines()
+    finally:
+        stop.set()
+        agent.join()
+    assert headline in lines[0]
+    assert lines[-1].startswith(last)
 
 
 def test_yaml(node: Path):
