@@ -9,7 +9,7 @@ import click
 from ebpfnet import abi
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
-from ebpfnet.cli.lookup import Lookup
+from ebpfnet.cli.lookup import Lookup, full_name, refuse_unknown, without_port
 from ebpfnet.maps.dump import host_port
 
 COLUMNS = ("node", "service", "backend", "pod")
@@ -27,7 +27,7 @@ def rows_of(instance: nodes.Instance, tables: dict[str, Any], only: str | None) 
     for value in (value for _, value in tables["services"].items()):
         entry = abi.Service.unpack(value)
         name = lookup.name(entry.id)
-        if only is None or only in {name, name.rsplit(":", 1)[0]}:
+        if only is None or full_name(only) in {name, without_port(name)}:
             live[entry.id, entry.generation] = (name, entry.count)
     rows = []
     for key, value in tables["slots"].items() if live else ():
@@ -41,7 +41,7 @@ def rows_of(instance: nodes.Instance, tables: dict[str, Any], only: str | None) 
 
 
 @backend.command(name="list")
-@click.option("--service", "only", metavar="NAMESPACE/NAME[:PORT]", help="Of one service.")
+@click.option("--service", "only", metavar="[NAMESPACE/]NAME[:PORT]", help="Of one service.")
 @nodes.options
 @form.options
 def list_backends(only: str | None, instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
@@ -49,5 +49,10 @@ def list_backends(only: str | None, instances: list[nodes.Instance], output: str
 
     POD names those on the same node.
     """
-    rows = [row for instance, tables in nodes.each(instances) for row in rows_of(instance, tables, only)]
+    rows, known = [], set()
+    for instance, tables in nodes.each(instances):
+        rows += rows_of(instance, tables, only)
+        known |= Lookup(tables).services if only else set()
+    if only:
+        refuse_unknown("service", only, known)
     form.show(rows, COLUMNS, output, headers=headers)

@@ -11,7 +11,7 @@ import click
 from ebpfnet import abi
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
-from ebpfnet.cli.lookup import Lookup
+from ebpfnet.cli.lookup import Lookup, full_name, refuse_unknown, without_port
 from ebpfnet.maps.dump import host_port, protocol_name
 
 COLUMNS = ("node", "protocol", "source", "destination", "backend", "service", "state", "idle")
@@ -23,8 +23,8 @@ def flow() -> None:
 
 
 @flow.command(name="list")
-@click.option("--service", metavar="NAMESPACE/NAME[:PORT]", help="Through this service.")
-@click.option("--pod", metavar="NAMESPACE/NAME", help="From or to this pod of the node.")
+@click.option("--service", metavar="[NAMESPACE/]NAME[:PORT]", help="Through this service.")
+@click.option("--pod", metavar="[NAMESPACE/]NAME", help="From or to this pod of the node.")
 @click.option("--protocol", type=click.Choice(["TCP", "UDP", "SCTP", "ICMP"], case_sensitive=False))
 @click.option("--state", type=click.Choice([state.name for state in abi.FlowState], case_sensitive=False))
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many of each node.")
@@ -39,14 +39,22 @@ def list_flows(
     The client, what it called, the backend it got, and how long it is idle.
     """
     rows = []
+    services, pods = set(), set()
+    service, pod = wanted["service"], wanted["pod"]
     for instance, tables in nodes.each(instances):
         mine = []
+        services |= Lookup(tables).services if service else set()
+        pods |= set(Lookup(tables).pods.values()) if pod else set()
         for row in rows_of(instance, tables, replies=replies):
             if matches(row, **wanted):
                 mine.append(row)
                 if limit and len(mine) >= limit:
                     break
         rows += mine
+    if service:
+        refuse_unknown("service", service, services)
+    if pod:
+        refuse_unknown("pod", pod, pods)
     rows.sort(key=lambda row: (row["node"], row["idle_seconds"]))
     form.show(rows, COLUMNS, output, headers=headers)
 
@@ -88,9 +96,9 @@ def _end(address: bytes, port: int, pod: str) -> str:
 
 def matches(row: dict[str, Any], service: str | None, pod: str | None, protocol: str | None, state: str | None) -> bool:
     """Return whether a row passes the filters."""
-    if service and service not in {row["service"], row["service"].rsplit(":", 1)[0]}:
+    if service and full_name(service) not in {row["service"], without_port(row["service"])}:
         return False
-    if pod and pod not in {row["source_pod"], row["destination_pod"]}:
+    if pod and full_name(pod) not in {row["source_pod"], row["destination_pod"]}:
         return False
     if protocol and row["protocol"] != protocol.upper():
         return False

@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 from ebpfnet import abi
+from ebpfnet.exits import EbpfnetError
 from ebpfnet.maps.dump import host_port
+
+
+class NoSuchName(EbpfnetError):
+    """A service or pod that was asked for is not in the tables."""
+
+
+def full_name(text: str) -> str:
+    """Return NAMESPACE/NAME; a bare name is in ``default``."""
+    return text if "/" in text else f"default/{text}"
+
+
+def without_port(service: str) -> str:
+    """Return NAMESPACE/NAME of NAMESPACE/NAME:PORT."""
+    return service.rsplit(":", 1)[0]
+
+
+def refuse_unknown(kind: str, text: str, known: Iterable[str]) -> None:
+    """Raise ``NoSuchName`` for a name that is not known, with those that it may have meant."""
+    names = set(known)
+    wanted = full_name(text)
+    if wanted in names:
+        return
+    import difflib
+
+    bare = {name: name.partition("/")[2] for name in names if (":" in name) == (":" in text)}
+    alike = difflib.get_close_matches(wanted.partition("/")[2], set(bare.values()), n=3)
+    near = sorted(name for name in bare if name.startswith(f"{text}/") or bare[name] in alike)[:3]
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise NoSuchName(f"no {kind} {wanted!r} in the tables{hint}")
 
 
 class Lookup:
@@ -34,6 +64,12 @@ class Lookup:
     def frontends(self) -> dict[bytes, str]:
         """Service by address and port (the key's bytes)."""
         return {key: self.name(abi.Service.unpack(value).id) for key, value in self.tables["services"].items()}
+
+    @property
+    def services(self) -> set[str]:
+        """NAMESPACE/NAME of every service, and of its ports with :PORT."""
+        labels = set(self.frontends.values())
+        return labels | {without_port(label) for label in labels}
 
     def name(self, identity: int) -> str:
         """Return the text of an id; an id without one shows as hexadecimal."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 from typing import Any
 
@@ -11,8 +10,7 @@ import click
 from ebpfnet import abi
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
-from ebpfnet.cli.lookup import Lookup
-from ebpfnet.exits import EbpfnetError
+from ebpfnet.cli.lookup import Lookup, full_name, refuse_unknown, without_port
 from ebpfnet.maps.dump import host_port, protocol_name
 
 COLUMNS = ("node", "service", "address", "port", "protocol", "backends")
@@ -56,25 +54,23 @@ def list_services(instances: list[nodes.Instance], output: str, *, headers: bool
 
 
 @service.command()
-@click.argument("name", metavar="NAMESPACE/NAME")
+@click.argument("name", metavar="[NAMESPACE/]NAME")
 @nodes.options
 @form.options
 def get(name: str, instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
     """Show one service: its addresses, backends and connections."""
     found, known = [], set()
+    wanted = full_name(name)
     for instance, tables in nodes.each(instances):
         rows = rows_of(instance, tables)
-        known |= {row["service"].rsplit(":", 1)[0] for row in rows}
-        mine = [row for row in rows if name in {row["service"], row["service"].rsplit(":", 1)[0]}]
+        known |= {label for row in rows for label in (row["service"], without_port(row["service"]))}
+        mine = [row for row in rows if wanted in {row["service"], without_port(row["service"])}]
         counts = _flows(tables, {int(row["id"], 16) for row in mine})
         for row in mine:
             identity = int(row["id"], 16)
             backends = _backends(tables, identity, row["generation"], row["backends"])
             found.append({**row, "flows": counts.get(identity, 0), "endpoints": backends})
-    if not found:
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise EbpfnetError(f"no service {name!r} in the tables{hint}")
+    refuse_unknown("service", name, known)
     if output in {"json", "yaml"}:
         form.document(found, output)
         return

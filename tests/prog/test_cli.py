@@ -118,13 +118,34 @@ def test_pod_list(node: Path):
     [
         ([], 1),
         (["--service", "default/web"], 1),
-        (["--service", "default/other"], 0),
+        (["--service", "web:http"], 1),
+        (["--service", "web:dns"], 0),
+        (["--pod", "client"], 1),
         (["--pod", "default/client", "--protocol", "tcp", "--state", "established"], 1),
         (["--protocol", "udp"], 0),
     ],
 )
 def test_flow_list(node: Path, filters: list[str], found: int):
     assert len(json.loads(ask(node, "flow", "list", "-o", "json", *filters))) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["flow", "list", "--service", "shop/web"], "no service 'shop/web' in the tables; did you mean default/web?"),
+        (["flow", "list", "--pod", "clint"], "no pod 'default/clint' in the tables; did you mean default/client?"),
+        (
+            ["backend", "list", "--service", "default"],
+            "did you mean default/web?",
+        ),
+        (["backend", "list", "--service", "nix"], "no service 'default/nix' in the tables\n"),
+        (["service", "get", "nix"], "no service 'default/nix' in the tables\n"),
+    ],
+)
+def test_a_filter_for_what_is_not_there_says_so(node: Path, words: list[str], message: str):
+    done = call(*words, "--pins", str(node / "bpf" / "x"), check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
 
 
 def test_flow_list_names_both_ends(node: Path):
