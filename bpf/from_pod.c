@@ -14,7 +14,7 @@ static __always_inline int pod_arp(struct __sk_buff *skb, const struct packet *p
 	struct address address;
 	if (bpf_skb_load_bytes(skb, 0, &ethernet, sizeof(ethernet)))
 		return -DROP_TRUNCATED;
-	if (ethernet.h_proto != bpf_htons(ETH_P_ARP))
+	if (skb->vlan_present || ethernet.h_proto != bpf_htons(ETH_P_ARP))
 		return -DROP_UNSUPPORTED_ETHERTYPE;
 	if (bpf_skb_load_bytes(skb, ETHERNET_LENGTH, &arp, 18))
 		return -DROP_TRUNCATED;

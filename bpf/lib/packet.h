@@ -247,9 +247,12 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 	return p->fragment == FRAGMENT_LATER ? 0 : parse_transport(skb, p);
 }
 
-/* Parse an IP packet; -DROP_UNSUPPORTED_ETHERTYPE for anything else. `p` starts out zero. */
+/* Parse an IP packet; -DROP_UNSUPPORTED_ETHERTYPE for anything else, and for what is of a VLAN: its tag stands beside
+ * the data, so it looks like any other, and what we redirected would still carry it. `p` starts out zero. */
 static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 {
+	if (skb->vlan_present)
+		return -DROP_UNSUPPORTED_ETHERTYPE;
 	if (!readable(skb, ETHERNET_LENGTH))
 		return -DROP_TRUNCATED;
 	struct ethhdr *ethernet = data_of(skb);
