@@ -26,6 +26,10 @@ static __always_inline void route(struct __sk_buff *skb, const struct packet *p,
 		__builtin_memcpy(fib.ipv6_src, &to->source, 16);
 		__builtin_memcpy(fib.ipv6_dst, &to->destination, 16);
 	} else {
+		/* 0.0.0.0/8, multicast and broadcast: a default route matches all the same. The stack knows better. */
+		__u8 first = to->destination.word[3] & 0xff;
+		if (first == 0 || first >= 224)
+			return;
 		fib.family = AF_INET;
 		fib.tos = p->tos;
 		fib.ipv4_src = to->source.word[3];

@@ -1,0 +1,54 @@
+"""What the kernel's routing table says, with one to ask: an uplink, a router behind it, and a default route."""
+
+import subprocess
+
+import pytest
+from scapy.all import IP, IPv6
+
+from ebpfnet.abi import Outcome
+from tests import packets
+from tests.packets import ALICE_IFINDEX, POD_PORT, V4, Ends
+from tests.prog.loaded import Datapath
+
+ROUTED_IFINDEX = 77
+OUR_MAC, ROUTER_MAC = "02:00:00:00:07:01", "02:00:00:00:07:02"
+ROUTES = f"""
+link add alice index {ALICE_IFINDEX} type veth peer name pod
+link add routed index {ROUTED_IFINDEX} address {OUR_MAC} type veth peer name router
+link set lo up
+link set alice up
+link set pod up
+link set routed up
+link set router up
+addr add 192.0.2.1/24 dev routed
+addr add 2001:db8:7::1/64 dev routed nodad
+neigh add 192.0.2.2 lladdr {ROUTER_MAC} dev routed nud permanent
+neigh add 2001:db8:7::2 lladdr {ROUTER_MAC} dev routed nud permanent
+route add default via 192.0.2.2
+route add default via 2001:db8:7::2
+"""
+FORWARDING = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+
+
+@pytest.fixture
+def routed(datapath: Datapath) -> Datapath:
+    """Return the programs in a namespace with a default route."""
+    subprocess.run(["sysctl", "-qw", *FORWARDING], check=True)
+    subprocess.run(["ip", "-batch", "-"], input=ROUTES, text=True, check=True)
+    return datapath
+
+
+def test_to_another_node_past_the_stack(routed: Datapath, ends: Ends) -> None:
+    got = routed.from_pod(packets.ethernet() / packets.ip(ends.alice, ends.carol, ttl=64) / packets.udp(dport=POD_PORT))
+    assert (got.outcome, got.ifindex) == (Outcome.NETWORK, ROUTED_IFINDEX)
+    assert (got.packet.src, got.packet.dst) == (OUR_MAC, ROUTER_MAC)
+    assert (got.packet[IPv6].hlim if ends.ipv6 else got.packet[IP].ttl) == 63
+    assert packets.has_right_checksums(got.raw)
+
+
+@pytest.mark.parametrize("group", ["224.0.0.251", "239.1.2.3", "255.255.255.255", "240.0.0.1", "0.0.0.9", "ff02::fb"])
+def test_what_is_not_for_one_host_is_the_stack_s(routed: Datapath, group: str) -> None:
+    ends = packets.V6 if ":" in group else V4
+    sent = packets.ethernet() / packets.ip(ends.alice, group, ttl=64) / packets.udp(5353, 5353)
+    got = routed.from_pod(sent)
+    assert (got.outcome, got.raw) == (Outcome.STACK, bytes(sent))
