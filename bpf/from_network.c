@@ -6,6 +6,19 @@ static __always_inline struct pod *pod_of(const struct address *a)
 	return pods.lookup(&address);
 }
 
+#define PACKET_HOST 0 /* <linux/if_packet.h>, which wants more headers than BCC has */
+
+/* Sources that no host has: loopback, multicast, broadcast, 0.0.0.0/8, ::/96. The stack drops them too. The node's own
+ * addresses are not known here. */
+static __always_inline bool nobody(const struct packet *p)
+{
+	const struct address *a = &p->tuple.source;
+	__u8 first = p->ipv6 ? a->word[0] & 0xff : a->word[3] & 0xff;
+	if (p->ipv6)
+		return first == 0xff || !(a->word[0] | a->word[1] | a->word[2]);
+	return first == 0 || first == 127 || (first & 0xf0) == 224 || a->word[3] == 0xffffffff;
+}
+
 static __always_inline int network_error(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow *f = NULL;
@@ -21,6 +34,9 @@ static __always_inline int network_error(struct __sk_buff *skb, struct packet *p
 int from_network(struct __sk_buff *skb)
 {
 	struct packet p = {};
+	/* To another host's MAC, heard because the device is promiscuous: the stack drops it. */
+	if (skb->pkt_type != PACKET_HOST)
+		return pass(skb, HOOK_FROM_NETWORK);
 	int error = parse(skb, &p);
 
 	if (!error && p.fragment != FRAGMENT_NO)
@@ -30,6 +46,8 @@ int from_network(struct __sk_buff *skb)
 						      pass(skb, HOOK_FROM_NETWORK);
 	if (p.icmp == ICMP_KIND_NEIGHBOUR)
 		return pass(skb, HOOK_FROM_NETWORK);
+	if (nobody(&p) && pod_of(&p.tuple.destination))
+		return drop(skb, HOOK_FROM_NETWORK, -DROP_SPOOFED_ADDRESS, &p.tuple);
 	if (p.icmp == ICMP_KIND_ERROR)
 		return network_error(skb, &p);
 

@@ -30,7 +30,9 @@ from scapy.all import (
 from ebpfnet import abi
 
 ALICE_MAC, BOB_MAC = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
-GATEWAY_MAC, UPLINK_MAC, STRANGER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:66"
+GATEWAY_MAC, STRANGER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:66"
+UPLINK_MAC = "00:00:00:00:00:00"
+"""A test run is on the loopback device: for any other MAC, a frame is another host's."""
 ALICE_IFINDEX, BOB_IFINDEX, UPLINK_IFINDEX = 1001, 1002, 2
 CLIENT_PORT, SERVICE_PORT, POD_PORT = 40_000, 80, 8080
 

@@ -18,6 +18,7 @@ from ebpfnet.simulate.world import UPLINK_IFINDEX, Node, World
 HOPS_MAX = 16
 ROUTER_MAC = b"\x02\xeb\xff\xff\xff\x01"
 OUTSIDE_MAC = b"\x02\xeb\xff\xff\xff\x02"
+UPLINK_MAC = bytes(6)  # of the loopback device, on which a test run is: any other MAC is another host's
 OUTCOMES = tuple(outcome.name.lower() for outcome in abi.Outcome)
 REASONS = tuple(reason.name for reason in abi.DropReason)
 
@@ -101,7 +102,7 @@ class Trace:
         return self._go_on(node, outcome, packet, target, key, ifindex, hops=0)
 
     def _from_network(self, node: Node, packet: bytes, hops: int = 0) -> Arrival:
-        outcome, packet, target, key = self._run(node, "from_network", packet, UPLINK_IFINDEX)
+        outcome, packet, target, key = self._run(node, "from_network", UPLINK_MAC + packet[6:], UPLINK_IFINDEX)
         return self._go_on(node, outcome, packet, target, key, UPLINK_IFINDEX, hops=hops)
 
     def _go_on(

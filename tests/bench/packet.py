@@ -14,7 +14,8 @@ rounds. 2,000 connections a round stay in the processor's caches, as the establi
 is then added is memory, not instructions. "full" is a small table whose every insertion evicts (LRU). Beside the
 services under test stand 10,000 others with 25 endpoints each.
 
-All runs are inside a namespace with one pod's wire and an uplink, so that a packet to another node finds its route.
+All runs are inside a namespace with one pod's wire and an uplink, so that a packet to another node finds its route. A
+test run is on the loopback device, which has the gateway's MAC here: a frame for another MAC is another host's.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ link add uplink index {NETWORK_WIRE.ifindex} type veth peer name network
 link set client up
 link set pod up
 link set uplink up
+link set lo address {GATEWAY}
 link set network up
 addr add 192.168.9.1/24 dev uplink
 addr add fd00:9::1/64 dev uplink nodad

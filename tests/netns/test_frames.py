@@ -63,3 +63,15 @@ def first_of(wire: socket.socket, *payloads: bytes) -> bytes:
         for payload in payloads:
             if heard.endswith(payload):
                 return payload
+
+
+def test_a_frame_for_another_host_reaches_no_pod(lab: Lab, caller: Inside, family: int):
+    far = lab.node("node-b")
+    node_mac = next(node.mac for node in lab.plan.nodes if node.name == "node-a")
+    frames = [
+        Ether(src="02:aa:aa:aa:aa:aa", dst=mac) / datagram(far, caller, family, payload)
+        for mac, payload in (("02:de:ad:be:ef:01", b"another's"), (node_mac, b"ours"))
+    ]
+    with listener(caller, "eth0") as wire:
+        send(far, "uplink", frames)
+        assert first_of(wire, b"another's", b"ours") == b"ours"

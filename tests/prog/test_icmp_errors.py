@@ -199,7 +199,7 @@ def test_an_error_keeps_its_mtu(only_carol: Datapath, ends: Ends) -> None:
 def test_about_no_connection_of_ours(datapath: Datapath, ends: Ends) -> None:
     about = packets.ip(ends.alice, ends.carol) / packets.udp(dport=9)
     error = packets.unreachable(ends, about)
-    got = datapath.from_network(packets.ethernet(STRANGER_MAC) / packets.ip(ends.carol, ends.alice) / error)
+    got = datapath.from_network(packets.ethernet(STRANGER_MAC, UPLINK_MAC) / packets.ip(ends.carol, ends.alice) / error)
     assert (got.outcome, got.reason) == (Outcome.DROP, DropReason.FLOW_UNKNOWN)
     about = packets.ip(ends.bob, ends.alice) / packets.udp(dport=9)
     error = packets.unreachable(ends, about)

@@ -18,8 +18,8 @@ from tests.packets import (
 from tests.prog.loaded import Datapath
 
 
-def from_wire(source: str, destination: str) -> Ether:
-    return packets.ethernet(STRANGER_MAC, UPLINK_MAC) / packets.ip(source, destination)
+def from_wire(source: str, destination: str, **fields: int) -> Ether:
+    return packets.ethernet(STRANGER_MAC, UPLINK_MAC) / packets.ip(source, destination, **fields)
 
 
 def down_wire(source: str, destination: str) -> Ether:
@@ -65,6 +65,28 @@ def test_a_pod_of_this_node_does_not_come_from_outside(datapath: Datapath, ends:
     assert again.reason == DropReason.SPOOFED_ADDRESS
 
 
+@pytest.mark.parametrize("mac", ["02:de:ad:be:ef:01", "ff:ff:ff:ff:ff:ff", "33:33:00:00:00:01"])
+def test_a_frame_for_another_host_is_left_to_the_stack(datapath: Datapath, ends: Ends, mac: str) -> None:
+    packet = packets.ip(ends.outside, ends.alice) / packets.udp(dport=POD_PORT)
+    sent = packets.ethernet(STRANGER_MAC, mac) / packet
+    got = datapath.from_network(sent)
+    assert (got.outcome, got.raw) == (Outcome.STACK, bytes(sent))
+    assert not datapath.flows()
+
+
+NOBODY = ["127.0.0.1", "0.0.0.7", "224.0.0.1", "239.9.9.9", "255.255.255.255", "::1", "::", "ff02::1"]
+
+
+@pytest.mark.parametrize("source", NOBODY)
+def test_an_address_that_no_host_has_as_source(datapath: Datapath, source: str) -> None:
+    ends = packets.V6 if ":" in source else packets.V4
+    for transport in (packets.udp(dport=POD_PORT), packets.unreachable(ends, packets.ip(ends.alice, source))):
+        got = datapath.from_network(from_wire(source, ends.alice) / transport)
+        assert (got.outcome, got.reason) == (Outcome.DROP, DropReason.SPOOFED_ADDRESS)
+        assert datapath.from_network(from_wire(source, ends.gateway) / transport).outcome == Outcome.STACK
+    assert not datapath.flows()
+
+
 def test_what_is_not_ip_passes(datapath: Datapath) -> None:
     assert datapath.from_network(Ether(src=STRANGER_MAC) / ARP(pdst="10.0.0.1")).outcome == Outcome.STACK
     assert datapath.from_network(Ether(src=STRANGER_MAC, type=0x88CC) / Raw(bytes(60))).outcome == Outcome.STACK
@@ -72,8 +94,8 @@ def test_what_is_not_ip_passes(datapath: Datapath) -> None:
 
 def test_unknown_protocols_of_the_host_pass_and_a_pod_s_do_not(datapath: Datapath, ends: Ends) -> None:
     number = {"nh": 47} if ends.ipv6 else {"proto": 47}
-    host = packets.ethernet() / packets.ip(ends.outside, ends.gateway, **number) / Raw(bytes(40))
-    pod = packets.ethernet() / packets.ip(ends.outside, ends.alice, **number) / Raw(bytes(40))
+    host = from_wire(ends.outside, ends.gateway, **number) / Raw(bytes(40))
+    pod = from_wire(ends.outside, ends.alice, **number) / Raw(bytes(40))
     assert datapath.from_network(host).outcome == Outcome.STACK
     assert datapath.from_network(pod).reason == DropReason.UNSUPPORTED_PROTOCOL
 

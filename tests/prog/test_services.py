@@ -18,6 +18,7 @@ from tests.packets import (
     POD_PORT,
     SERVICE_PORT,
     STRANGER_MAC,
+    UPLINK_MAC,
     Ends,
 )
 from tests.prog.loaded import Datapath, Result
@@ -71,7 +72,7 @@ def test_there_and_back_over_the_network(only_carol: Datapath, ends: Ends, proto
     assert ends_of(there) == (ends.alice, ends.carol, CLIENT_PORT, POD_PORT)
     assert packets.has_right_checksums(there.raw)
     answer = packets.ip(ends.carol, ends.alice) / build(sport=POD_PORT, dport=CLIENT_PORT)
-    back = only_carol.from_network(packets.ethernet(STRANGER_MAC) / answer)
+    back = only_carol.from_network(packets.ethernet(STRANGER_MAC, UPLINK_MAC) / answer)
     assert (back.outcome, back.ifindex, back.packet.dst) == (Outcome.POD, ALICE_IFINDEX, ALICE_MAC)
     assert ends_of(back) == (ends.service, ends.alice, SERVICE_PORT, CLIENT_PORT)
     assert packets.has_right_checksums(back.raw)

@@ -209,7 +209,7 @@ def test_cut_at_every_length(datapath: Datapath, ends: Ends, kind: str, hook: st
         return  # this family has no such thing
     whole = bytes(packet)
     if hook != "from_pod":
-        whole = bytes(Ether(whole[:14]) / packets.turn(Ether(whole), ends))
+        whole = bytes(packets.ethernet(STRANGER_MAC, UPLINK_MAC) / packets.turn(Ether(whole), ends))
     for length in range(SHORTEST[ends.ipv6], len(whole)):
         got = datapath.run(hook, whole[:length])
         if hook == "from_network" and got.outcome == Outcome.STACK:  # no destination that could be a pod's
