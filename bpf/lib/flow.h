@@ -36,10 +36,10 @@ static __always_inline bool flow_alive(const struct flow *f, const struct packet
 	return !(opens && f->state == FLOW_CLOSING && !(f->flags & FLOW_REPLY));
 }
 
-static __always_inline __u8 next_state(const struct flow *f, const struct flow *other, const struct packet *p)
+static __always_inline __u8 next_state(const struct flow *f, __u8 others_tcp_flags, const struct packet *p)
 {
 	if (p->tuple.protocol == IPPROTO_TCP) {
-		if ((p->tcp_flags & TCP_RST) || (f->tcp_flags & other->tcp_flags & TCP_FIN))
+		if ((p->tcp_flags & TCP_RST) || (f->tcp_flags & others_tcp_flags & TCP_FIN))
 			return FLOW_CLOSING;
 	}
 	/* The first answer establishes; nothing takes a closing connection back. */
@@ -68,20 +68,22 @@ static __always_inline void track(struct flow *f, const struct packet *p, __u64 
 	__u8 flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
 	if (idle_ns(f, now) < SECOND && !flags && !(f->state == FLOW_NEW && (f->flags & FLOW_REPLY)))
 		return;
-	struct tuple other_key;
+	struct tuple other_key, ours;
 	reverse(&other_key, &f->to);
+	reverse(&ours, &p->tuple);
 	f->seen_ns = now;
 	f->tcp_flags |= flags;
 	struct flow *other = flows.lookup(&other_key);
+	bool taken = other && !same_tuple(&other->to, &ours); /* by a later connection: not ours to change */
+	f->state = next_state(f, other && !taken ? other->tcp_flags : 0, p);
 	if (!other) {
 		struct flow restored = {};
 		mirror(&restored, f, &p->tuple);
 		flows.insert(&other_key, &restored);
-		return;
+	} else if (!taken) {
+		other->state = f->state;
+		other->seen_ns = now;
 	}
-	f->state = next_state(f, other, p);
-	other->state = f->state;
-	other->seen_ns = now;
 }
 
 /* Claim the reply's key for this flow; a client may hold connections to a backend through two services, or directly
