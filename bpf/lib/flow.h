@@ -27,13 +27,15 @@ static __always_inline bool flow_over(const struct flow *f, __u8 protocol, __u64
 }
 
 /* May a packet still use this entry? Not when it has timed out, and not when a client opens a new connection from
- * the same port after closing the last (RFC 9293 §3.6.1): that one chooses its backend anew. */
+ * the same port after closing the last (RFC 9293 §3.6.1), be it that its backend is dead and never answered: that one
+ * chooses anew. */
 static __always_inline bool flow_alive(const struct flow *f, const struct packet *p, __u64 now)
 {
 	if (flow_over(f, p->tuple.protocol, now))
 		return false;
 	bool opens = p->tuple.protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-	return !(opens && f->state == FLOW_CLOSING && !(f->flags & FLOW_REPLY));
+	bool ended = f->state == FLOW_CLOSING || (f->tcp_flags & TCP_FIN);
+	return !(opens && ended && !(f->flags & FLOW_REPLY));
 }
 
 static __always_inline __u8 next_state(const struct flow *f, __u8 others_tcp_flags, const struct packet *p)

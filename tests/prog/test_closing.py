@@ -87,3 +87,23 @@ def test_an_answer_establishes_also_the_half_that_it_restores(client: Client) ->
     client.datapath.tables["flows"].delete_batch([client.key.pack()])
     client.hears("SA")
     assert client.states == BOTH_ESTABLISHED
+
+
+# Ports used again
+
+
+@pytest.mark.parametrize("last", ["FA", "R", "RA"])
+def test_a_client_that_closed_may_connect_again_though_its_backend_never_answered(
+    client: Client, ends: Ends, last: str
+) -> None:
+    client.connects()
+    client.says(last)
+    choose(client.datapath, ends, ends.carol, 57)
+    assert client.says("S") == ends.carol
+    assert client.says("A", "PA") == ends.carol
+
+
+def test_an_open_connection_keeps_its_backend_when_a_segment_opens_it_again(client: Client, ends: Ends) -> None:
+    client.connects()
+    choose(client.datapath, ends, ends.carol, 57)
+    assert client.says("S") == ends.bob
