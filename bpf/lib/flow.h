@@ -43,8 +43,11 @@ static __always_inline __u8 next_state(const struct flow *f, __u8 others_tcp_fla
 	if (p->tuple.protocol == IPPROTO_TCP) {
 		if ((p->tcp_flags & TCP_RST) || (f->tcp_flags & others_tcp_flags & TCP_FIN))
 			return FLOW_CLOSING;
+		/* Somebody goes on after a reset: it was forged or late, its sequence number wrong, and nobody heeded it. */
+		if (f->state == FLOW_CLOSING)
+			return FLOW_ESTABLISHED;
 	}
-	/* The first answer establishes; nothing takes a closing connection back. */
+	/* The first answer establishes. */
 	if (f->state == FLOW_NEW && (f->flags & FLOW_REPLY))
 		return FLOW_ESTABLISHED;
 	return f->state;
@@ -63,12 +66,13 @@ static __always_inline void mirror(struct flow *to, const struct flow *f, const 
 	to->tcp_flags = 0;
 }
 
-/* Account a packet of a known flow. Nearly always two comparisons: the clock is coarse, TCP flags rare. Otherwise
- * both directions are refreshed together, so that traffic one way keeps the way back open. */
+/* Account a packet of a known flow. Nearly always two or three comparisons: the clock is coarse, TCP flags rare.
+ * Otherwise both directions are refreshed together, so that traffic one way keeps the way back open. */
 static __always_inline void track(struct flow *f, const struct packet *p, __u64 now)
 {
 	__u8 flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
-	if (idle_ns(f, now) < SECOND && !flags && !(f->state == FLOW_NEW && (f->flags & FLOW_REPLY)))
+	bool settled = f->state == FLOW_ESTABLISHED || (f->state == FLOW_NEW && !(f->flags & FLOW_REPLY));
+	if (settled && !flags && idle_ns(f, now) < SECOND)
 		return;
 	struct tuple other_key, ours;
 	reverse(&other_key, &f->to);

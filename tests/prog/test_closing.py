@@ -89,6 +89,66 @@ def test_an_answer_establishes_also_the_half_that_it_restores(client: Client) ->
     assert client.states == BOTH_ESTABLISHED
 
 
+# Resets
+
+
+@pytest.mark.parametrize("goes_on", ["client", "backend"])
+def test_a_connection_that_goes_on_after_a_reset_is_open(client: Client, goes_on: str) -> None:
+    """A reset with a wrong sequence number is ignored by the one who gets it."""
+    client.connects()
+    client.hears("R")
+    assert client.states == BOTH_CLOSING
+    (client.says if goes_on == "client" else client.hears)("PA")
+    assert client.states == BOTH_ESTABLISHED
+    assert client.datapath.flow(client.key) is not None
+
+
+def test_a_refused_connection_is_closed_until_it_is_tried_again(client: Client) -> None:
+    client.says("S")
+    client.hears("RA")
+    assert client.states == BOTH_CLOSING
+    client.says("S")
+    assert client.states == BOTH_NEW
+
+
+def test_a_reset_that_answers_what_came_after_it_closes(client: Client) -> None:
+    client.connects()
+    client.says("R")
+    client.hears("PA")
+    client.says("R")
+    assert client.states == BOTH_CLOSING
+
+
+# Both said goodbye
+
+
+@pytest.mark.parametrize("first", ["client", "backend"])
+def test_what_both_closed_stays_closed(client: Client, first: str) -> None:
+    client.connects()
+    if first == "client":
+        client.says("FA")
+        assert client.states == BOTH_ESTABLISHED
+        client.hears("A", "PA", "FA")
+    else:
+        client.hears("FA")
+        client.says("A", "PA", "FA")
+    assert client.states == BOTH_CLOSING
+    client.says("A", "FA")
+    client.hears("A", "FA", "A")
+    assert client.states == BOTH_CLOSING
+
+
+def test_a_connection_that_was_reset_in_vain_closes_when_both_say_so(client: Client) -> None:
+    client.connects()
+    client.hears("R")
+    client.says("FA")
+    assert client.states == BOTH_ESTABLISHED
+    client.hears("FA")
+    assert client.states == BOTH_CLOSING
+    client.says("A")
+    assert client.states == BOTH_CLOSING
+
+
 # Ports used again
 
 
