@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ebpfnet import abi
+from ebpfnet.agent import alone
 from ebpfnet.datapath import build, load
 from ebpfnet.maps import kernel
 
@@ -102,6 +103,19 @@ with IPRoute() as ip:
     assert "clsact" in inside(netns, "tc", "qdisc", "show", "dev", "wire")
 
 
+def test_another_tools_ingress_qdisc_is_no_clsact(netns: str, programs: dict[str, load.Program]):
+    inside(netns, "tc", "qdisc", "add", "dev", "wire", "ingress")
+    code = f"""
+try:
+    attach.attach({index(netns, "wire")}, [p["from_pod"], p["to_pod"]])
+except attach.AttachFailed as error:
+    print(error)
+"""
+    assert "ingress qdisc" in python(netns, code, programs)
+    assert filters(netns, "ingress") == []
+    assert "qdisc ingress" in inside(netns, "tc", "qdisc", "show", "dev", "wire")
+
+
 def test_cleanup_removes_all_of_ours(netns: str, programs: dict[str, load.Program], tmp_path: Path):
     python(netns, f"attach.attach({index(netns, 'wire')}, [p['from_pod']])", programs)
     place = ("--pins", str(tmp_path / "pins"), "--run", str(tmp_path))
@@ -113,3 +127,22 @@ def test_cleanup_removes_all_of_ours(netns: str, programs: dict[str, load.Progra
     assert "clsact" not in inside(netns, "tc", "qdisc", "show", "dev", "wire")
     assert not (tmp_path / "agent.sock").exists()
     assert inside(netns, sys.executable, "-m", "ebpfnet", "cleanup", *place).strip() == "nothing of ours is here"
+
+
+def test_cleanup_leaves_what_an_agent_holds(netns: str, programs: dict[str, load.Program], tmp_path: Path):
+    python(netns, f"attach.attach({index(netns, 'wire')}, [p['from_pod']])", programs)
+    place = ("--pins", str(tmp_path / "pins"), "--run", str(tmp_path))
+    with alone(tmp_path), pytest.raises(subprocess.CalledProcessError) as refused:
+        inside(netns, sys.executable, "-m", "ebpfnet", "cleanup", *place)
+    assert "another agent" in refused.value.stderr
+    assert filters(netns, "ingress")
+
+
+def test_cleanup_removes_programs_that_were_about_to_be_pinned(netns: str, tmp_path: Path):
+    """An agent that is killed between pinning beside and renaming leaves these."""
+    (tmp_path / "pins").mkdir()
+    for name in ("to_pod", "to_pod_new", "theirs"):
+        (tmp_path / "pins" / name).touch()
+    place = ("--pins", str(tmp_path / "pins"), "--run", str(tmp_path))
+    inside(netns, sys.executable, "-m", "ebpfnet", "cleanup", *place)
+    assert [path.name for path in (tmp_path / "pins").iterdir()] == ["theirs"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
+import pytest
+
 from ebpfnet import abi
 from ebpfnet.maps import dump
 from ebpfnet.maps.faulty import FaultyTable
@@ -167,6 +169,29 @@ def test_what_does_not_fit_is_named_and_the_last_good_version_stays():
     settle(reconciler, clock)
     assert "SERVICE default/big:http 10.96.0.2:80/TCP backends=2" in dump.summary(tables)
     assert reconciler.problems == []
+
+
+def test_what_does_not_fit_lets_a_failed_write_be_followed_by_one_sync(monkeypatch: pytest.MonkeyPatch):
+    """A sync reads everything back: not at every turn for as long as a table is full."""
+    clock, syncs = Clock(), list[float]()
+
+    def sync() -> None:
+        syncs.append(clock.now)
+        Reconciler.sync(reconciler)
+
+    tables = memory_tables(slots=4)
+    tables["slots"] = table = FaultyTable(tables["slots"], 1.0, seed=1, limit=0)
+    reconciler = Reconciler(tables, "node-a", clock)
+    monkeypatch.setattr(reconciler, "sync", sync)
+    reconciler.apply([Upsert(WEB), Upsert(piece("web", "a", ["10.0.0.1", "10.0.0.2", "10.0.0.3"])), Synced()])
+    reconciler.apply([Upsert(service("big", "10.96.0.2")), Upsert(piece("big", "a", ["10.0.1.1", "10.0.1.2"]))])
+    table.left = 1
+    reconciler.apply([Upsert(piece("web", "a", ["10.0.0.1", "10.0.0.2", "10.0.0.4"]))])
+    for _ in range(200):
+        clock.now += 0.5
+        reconciler.retry()
+    assert len(syncs) == 2
+    assert [problem.ref.name for problem in reconciler.problems] == ["big"]
 
 
 def test_a_refused_object_is_told_and_forgotten_when_accepted():

@@ -84,6 +84,12 @@ def test_other_kinds_are_none_of_our_business(kind: str):
     assert decode({"kind": kind, "metadata": {"name": "x"}}) == Decoded(None, None)
 
 
+@pytest.mark.parametrize("group", ["serving.knative.dev/v1", "discovery.k8s.io/v1", "v1beta1.example.com/v1"])
+def test_a_kind_of_another_group_is_none_of_our_business(group: str):
+    assert decode({**service(ports="none of ours"), "apiVersion": group}) == Decoded(None, None)
+    assert decode({**service(ports="ours"), "apiVersion": "v1"}).problems
+
+
 @pytest.mark.parametrize(
     ("conditions", "expected"),
     [

@@ -1,0 +1,56 @@
+"""The agent's socket: whatever comes in a line, the next who asks is answered."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ebpfnet import status
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """Return the run directory of something that answers."""
+    stop = threading.Event()
+    thread = threading.Thread(target=status.serve, args=(tmp_path, lambda: {"node": "a"}, stop))
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not (tmp_path / status.NAME).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    yield tmp_path
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def connect(run: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(10)
+    connection.connect(str(run / status.NAME))
+    return connection
+
+
+@pytest.mark.parametrize("line", [b"[" * 4000, b"{", b"\xff\xfe", b"", b"x" * 100_000])
+def test_a_strange_line_ends_nothing(run: Path, line: bytes):
+    with connect(run) as connection:
+        try:
+            connection.sendall(line + b"\n")
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # who hears enough hangs up
+    assert status.ask(run) == {"node": "a"}
+
+
+@pytest.mark.parametrize("line", [b"{}", b'"get"', b'{"get": 1}'])
+def test_what_is_no_request_is_told_what_is(run: Path, line: bytes):
+    with connect(run) as connection, connection.makefile("rwb") as stream:
+        stream.write(line + b"\n")
+        stream.flush()
+        assert "unknown request" in json.loads(stream.readline())["error"]
