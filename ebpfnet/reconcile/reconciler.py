@@ -182,10 +182,16 @@ class Reconciler:
                 names.put(key, abi.pack_name(label))
 
     def flush(self) -> None:
-        """Write every unit that is dirty. New sets come first and those that go last: an address may pass between."""
+        """Write every unit that is dirty. New sets come first and those that go last: an address may pass between.
+
+        So may addresses of sets that stay: all frontends are written before one is removed.
+        """
         if self._dirty:
             dirty, self._dirty = self._dirty, {}
-            self._create(unit for unit in dirty if unit not in self._backlog)
+            fine = [unit for unit in dirty if unit not in self._backlog]
+            self._create(fine)
+            for unit in fine:
+                self._attempt(unit, lambda unit=unit: self._services.move(unit))  # type: ignore[misc]
             for unit in sorted(dirty, key=lambda unit: self._services.owner(unit) is None):
                 if unit in self._backlog:
                     self._backlog.hurry(unit)

@@ -165,14 +165,20 @@ class ServiceTables:
             self.writer.demand(len(want) // RECORD, entry.frontend)
             self.create([set_id])
             return
-        if live.frontend != entry.frontend:
-            self._names.put(_name_key(set_id), abi.pack_name(entry.label))  # a port without a name is named by number
-            self.writer.move(live, entry.frontend)
+        self.move(set_id)
+        self.writer.leave()  # before a slot changes: what was left leads to the same slots
         have = records(live.run)
         if len(set(have)) != len(have):  # a removal was cut short: the last backend stands twice
             self._renew(live, want)
         elif live.run != want:
             self._change(live, *run_diff(live.run, want))
+
+    def move(self, set_id: int) -> None:
+        """Let the frontend that is wanted lead to a set, too; ``writer.leave`` ends the one that it had."""
+        live, entry = self._live.get(set_id), self._wanted.get(set_id, (None, None))[0]
+        if live is not None and entry is not None and live.frontend != entry.frontend:
+            self._names.put(_name_key(set_id), abi.pack_name(entry.label))  # a port without a name is named by number
+            self.writer.move(live, entry.frontend)
 
     def _renew(self, live: EndpointSet, want: bytes) -> None:
         if self.writer.room >= len(want) // RECORD:

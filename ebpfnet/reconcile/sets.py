@@ -6,7 +6,8 @@ between any two writes, a frontend still leads only to backends that are or were
 - replace: one write to one slot;
 - append: write slot ``count``, then raise ``count``;
 - remove slot i: write the last backend into it, lower ``count``, delete the last slot;
-- a new set, or one that changes for the most part: write a new generation, flip the frontend, delete the old one.
+- a new set, or one that changes for the most part: write a new generation, flip the frontend, delete the old one;
+- other frontends: all of them first, then the old ones go that nobody took, so that two sets may swap theirs.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class SetWriter:
         self._slots = tables["slots"]
         self.used = 0  # slots in use
         self._owner: dict[bytes, int] = {}  # which set a frontend leads to: an address may pass from one to another
+        self._left: dict[bytes, int] = {}  # frontends that a set has left, and that still lead to it
 
     @property
     def room(self) -> int:
@@ -97,20 +99,29 @@ class SetWriter:
             text = f"needs one more frontend, and table services ({self._services.spec.max_entries} entries) is full"
             raise DoesNotFit(errno.E2BIG, text)
 
-    def _flip(self, endpoints: EndpointSet, generation: int, count: int) -> None:
-        self._services.put(endpoints.frontend, abi.Service(endpoints.id, generation, count).pack())
-        self._owner[endpoints.frontend] = endpoints.id
+    def _flip(self, endpoints: EndpointSet, generation: int, count: int, frontend: bytes = b"") -> None:
+        frontend = frontend or endpoints.frontend
+        self._services.put(frontend, abi.Service(endpoints.id, generation, count).pack())
+        self._owner[frontend] = endpoints.id
+        self._left.pop(frontend, None)
 
-    def _leave(self, endpoints: EndpointSet, frontend: bytes) -> None:
+    def _leave(self, set_id: int, frontend: bytes) -> None:
         """Remove a frontend, unless it leads to another set by now."""
-        if self._owner.get(frontend) == endpoints.id:
+        if self._owner.get(frontend) == set_id:
             self._services.delete(frontend)
             del self._owner[frontend]
+        self._left.pop(frontend, None)
+
+    def leave(self) -> None:
+        """Remove the frontends that sets have left and that no other has taken."""
+        for frontend, set_id in list(self._left.items()):
+            self._leave(set_id, frontend)
 
     def forget(self, used: int) -> None:
         """Start over: ``used`` slots were found in the tables."""
         self.used = used
         self._owner = {}
+        self._left = {}
 
     def adopt(self, endpoints: EndpointSet) -> None:
         """Know a set that was found in the tables."""
@@ -135,7 +146,9 @@ class SetWriter:
         if batch:
             entries = b"".join([abi.Service(e.id, e.generation, e.count).pack() for e in batch])
             self._services.put_batch(b"".join([e.frontend for e in batch]), entries)
-            self._owner.update((e.frontend, e.id) for e in batch)
+            for each in batch:
+                self._owner[each.frontend] = each.id
+                self._left.pop(each.frontend, None)
             self.used += sum(e.count for e in batch)
 
     def renew(self, endpoints: EndpointSet, run: bytes) -> None:
@@ -188,17 +201,20 @@ class SetWriter:
         self._slots.delete(_HEAD.pack(endpoints.id, endpoints.generation) + last.to_bytes(4, "little"))
 
     def move(self, endpoints: EndpointSet, frontend: bytes) -> None:
-        """Let another frontend lead to the set: the new one first, unless there is no room for both."""
+        """Let another frontend lead to the set, too: the old one goes with ``leave``, before unless both fit."""
         old = endpoints.frontend
         if not self.owns(frontend) and self.frontend_room < 1:
-            self._leave(endpoints, old)
+            self.leave()
+            if self.frontend_room < 1:
+                self._leave(endpoints.id, old)
+        self._flip(endpoints, endpoints.generation, endpoints.count, frontend)
         endpoints.frontend = frontend
-        self._flip(endpoints, endpoints.generation, endpoints.count)
-        self._leave(endpoints, old)
+        if self._owner.get(old) == endpoints.id:
+            self._left[old] = endpoints.id
 
     def remove_set(self, endpoints: EndpointSet) -> None:
         """Take a set away: the frontend first."""
-        self._leave(endpoints, endpoints.frontend)
+        self._leave(endpoints.id, endpoints.frontend)
         keys = slot_keys(endpoints.id, endpoints.generation, 0, endpoints.count)
         self.used -= endpoints.count
         endpoints.run = bytearray()

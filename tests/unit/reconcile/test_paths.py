@@ -6,6 +6,7 @@ import contextlib
 import random
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from ebpfnet.compile.services import compile_slice
 from ebpfnet.maps import dump
 from ebpfnet.maps.faulty import FaultyTable
 from ebpfnet.maps.memory import MemoryTable
-from ebpfnet.model.facts import Change, Delete, EndpointSlice, Kind, Synced, Upsert
+from ebpfnet.model.facts import Change, Delete, EndpointSlice, Service, Synced, Upsert
 from ebpfnet.reconcile.diff import records
 from ebpfnet.reconcile.reconciler import Reconciler
 from tests.cluster import TCP, Clock, memory_tables, piece, pod, run, service, settle, wire, writes
@@ -28,6 +29,12 @@ events = st.one_of(
         st.sampled_from(NAMES),
         st.integers(1, 4),
         st.integers(80, 82),
+    ),
+    st.builds(
+        lambda n, ip, ports: Upsert(service(n, f"10.96.0.{ip}", ports=[("http", TCP, ports[0]), ("x", TCP, ports[1])])),
+        st.sampled_from(NAMES),
+        st.integers(1, 2),
+        st.permutations([80, 81, 82]),
     ),
     st.builds(lambda n: Delete(service(n).ref), st.sampled_from(NAMES)),
     st.builds(
@@ -101,7 +108,10 @@ def test_small_tables_hold_what_fits_and_the_rest_follows_when_there_is_room(cha
     wanted, here = run(final(changes), wires=WIRES), dump.summary(tables)
     if here != wanted:
         assert [problem for problem in reconciler.problems if "table" in problem.reason]
-    keep = next((change for change in reversed(final(changes)) if change.fact.ref.kind == Kind.SERVICE), None)
+    keep = next(
+        (each for each in final(changes)[::-1] if isinstance(each.fact, Service) and len(each.fact.ports) <= services),
+        None,
+    )
     fitting = [Upsert(piece("a", "x", ["10.0.0.1"])), *([keep] if keep else [])]
     last = {change.fact.ref for change in fitting}
     reconciler.apply([Delete(change.fact.ref) for change in final(changes) if change.fact.ref not in last])
@@ -124,7 +134,7 @@ class Checked(MemoryTable):
         self.check()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(events, max_size=20), st.booleans())
 def test_after_every_single_write_a_frontend_leads_to_backends_that_were_right(changes, once: bool):
     """Killed between any two writes, the datapath still serves: invariant 2."""
@@ -153,7 +163,62 @@ def test_after_every_single_write_a_frontend_leads_to_backends_that_were_right(c
             reconciler.apply([change])
 
 
-@settings(max_examples=100, deadline=None)
+SWAPS = {
+    "ports": (
+        [service("web", "10.96.0.1", ports=[("a", TCP, 80), ("b", TCP, 81)])],
+        [service("web", "10.96.0.1", ports=[("a", TCP, 81), ("b", TCP, 80)])],
+    ),
+    "ports, in a ring": (
+        [service("web", "10.96.0.1", ports=[("a", TCP, 80), ("b", TCP, 81), ("c", TCP, 82)])],
+        [service("web", "10.96.0.1", ports=[("a", TCP, 81), ("b", TCP, 82), ("c", TCP, 80)])],
+    ),
+    "ports, one after the other": (
+        [service("web", "10.96.0.1", ports=[("a", TCP, 80), ("b", TCP, 81)])],
+        [service("web", "10.96.0.1", ports=[("a", TCP, 81), ("b", TCP, 82)])],
+    ),
+    "addresses": (
+        [service("a", "10.96.0.1"), service("b", "10.96.0.2")],
+        [service("a", "10.96.0.2"), service("b", "10.96.0.1")],
+    ),
+    "a name": ([service("a", "10.96.0.1")], [service("b", "10.96.0.1")]),
+}
+
+
+def swaps(before, after):
+    gone = {fact.ref for fact in before} - {fact.ref for fact in after}
+    return [Upsert(fact) for fact in before], [*map(Upsert, after), *map(Delete, gone)]
+
+
+def assert_steady(before: Sequence[Change], after: Sequence[Change]) -> None:
+    """At every moment on the way from one state to the other, every frontend of both is there."""
+    tables = memory_tables(lambda table: Checked(table.spec))
+    reconciler = Reconciler(tables, "node-a")
+    reconciler.apply([*before, Synced()])
+    scratch = memory_tables()
+    run([*final([*before, *after])], scratch)
+    stay = {key for key, _ in tables["services"].items()} & {key for key, _ in scratch["services"].items()}
+
+    def check() -> None:
+        assert stay <= {key for key, _ in tables["services"].items()}
+
+    for table in tables.values():
+        table.check = check  # type: ignore[attr-defined]
+    reconciler.apply(after)
+    assert dump.summary(tables) == dump.summary(scratch)
+
+
+@pytest.mark.parametrize(("before", "after"), SWAPS.values(), ids=SWAPS)
+def test_what_swaps_frontends_never_leaves_one_without_a_set(before, after):
+    assert_steady(*swaps(before, after))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(events, max_size=15), st.lists(events, max_size=8))
+def test_at_every_moment_what_stays_is_there(before, after):
+    assert_steady(before, after)
+
+
+@settings(max_examples=150, deadline=None)
 @given(st.lists(events, max_size=15), st.lists(events, max_size=6), st.integers(0, 40))
 def test_killed_at_any_write_the_next_agent_ends_right(before, after, survives: int):
     class Killed(Exception):
