@@ -341,7 +341,8 @@ def test_agent_without_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_usage_errors():
     assert call("service", "lst", check=False).returncode == 2
-    assert call("agent", check=False).returncode == 2
+    assert call("agent", "--max-flows", "1", check=False).returncode == 2
+    assert call("agent", "--api-server-urls", "here", check=False).returncode == 2
 
 
 @pytest.mark.parametrize("group", ["lab", "service", "backend", "pod", "flow", "drop", "map"])
