@@ -56,7 +56,8 @@ struct backend {
 struct wire {
 	__u32 ifindex;
 	__u8 mac[6]; /* of the pod's end */
-	__u16 pad;
+	/* 0: made for us. Else another CNI plugin's: 1 routed, above that a port of the bridge with this ifindex. */
+	__u16 segment;
 };
 
 /* Value of `pods`, keyed by struct address: one entry for each address of each pod of this node. */
@@ -84,8 +85,9 @@ enum flow_state {
 };
 
 enum flow_flag {
-	FLOW_REPLY = 1, /* this entry matches the answers */
-	FLOW_NAT = 2,	/* `to` differs from the key */
+	FLOW_REPLY = 1,	 /* this entry matches the answers */
+	FLOW_NAT = 2,	 /* `to` differs from the key */
+	FLOW_BESIDE = 4, /* opened on another plugin's wire: both directions are translated there, and nowhere else */
 };
 
 /* Value of `flows`. The other direction's key is reverse(to), and its `to` is reverse(key). */

@@ -20,5 +20,7 @@
 
 #include "from_pod.c"
 #include "to_pod.c"
+#include "from_pod_beside.c"
+#include "to_pod_beside.c"
 #include "from_network.c"
 #include "to_network.c"

@@ -6,8 +6,6 @@ static __always_inline struct pod *pod_of(const struct address *a)
 	return pods.lookup(&address);
 }
 
-#define PACKET_HOST 0 /* <linux/if_packet.h>, which wants more headers than BCC has */
-
 /* Sources that no host has: loopback, multicast, broadcast, 0.0.0.0/8, ::/96. The stack drops them too. The node's own
  * addresses are not known here. */
 static __always_inline bool nobody(const struct packet *p)
@@ -19,15 +17,24 @@ static __always_inline bool nobody(const struct packet *p)
 	return first == 0 || first == 127 || (first & 0xf0) == 224 || a->word[3] == 0xffffffff;
 }
 
+/* The pod of a wire that was made for us; what is for another plugin's goes that plugin's way, through the stack. */
+static __always_inline struct pod *ours(const struct address *a)
+{
+	struct pod *pod = pod_of(a);
+	return pod && !pod->wire.segment ? pod : NULL;
+}
+
 static __always_inline int network_error(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow *f = NULL;
+	struct pod *pod = pod_of(&p->tuple.destination);
+	if (pod && pod->wire.segment)
+		return pass(skb, HOOK_FROM_NETWORK);
 	int error = translate_error(skb, p, &f);
 	if (!error && f && f->from.ifindex)
 		error = -DROP_SPOOFED_ADDRESS; /* about a connection whose far end is here */
 	if (error || !f)
-		return pod_of(&p->tuple.destination) ? drop(skb, HOOK_FROM_NETWORK, error, &p->tuple) :
-						       pass(skb, HOOK_FROM_NETWORK);
+		return pod ? drop(skb, HOOK_FROM_NETWORK, error, &p->tuple) : pass(skb, HOOK_FROM_NETWORK);
 	return deliver(skb, p, HOOK_FROM_NETWORK, &p->tuple, false, &f->deliver);
 }
 
@@ -42,11 +49,11 @@ int from_network(struct __sk_buff *skb)
 	if (!error && p.fragment != FRAGMENT_NO)
 		error = follow_fragment(&p);
 	if (error) /* the host's stack checks its own packets, and knows protocols that pods do not have */
-		return pod_of(&p.tuple.destination) ? drop(skb, HOOK_FROM_NETWORK, error, &p.tuple) :
-						      pass(skb, HOOK_FROM_NETWORK);
+		return ours(&p.tuple.destination) ? drop(skb, HOOK_FROM_NETWORK, error, &p.tuple) :
+						    pass(skb, HOOK_FROM_NETWORK);
 	if (p.icmp == ICMP_KIND_NEIGHBOUR)
 		return pass(skb, HOOK_FROM_NETWORK);
-	if (nobody(&p) && pod_of(&p.tuple.destination))
+	if (nobody(&p) && ours(&p.tuple.destination))
 		return drop(skb, HOOK_FROM_NETWORK, -DROP_SPOOFED_ADDRESS, &p.tuple);
 	if (p.icmp == ICMP_KIND_ERROR)
 		return network_error(skb, &p);
@@ -55,7 +62,7 @@ int from_network(struct __sk_buff *skb)
 	struct flow fresh;
 	struct flow *f = recall(&p, now);
 	if (!f) {
-		struct pod *pod = pod_of(&p.tuple.destination);
+		struct pod *pod = ours(&p.tuple.destination);
 		if (!pod)
 			return pass(skb, HOOK_FROM_NETWORK);
 		__builtin_memset(&fresh, 0, sizeof(fresh));
@@ -66,6 +73,8 @@ int from_network(struct __sk_buff *skb)
 		f = remember(&p, &fresh, now, &error);
 		if (!f)
 			return drop(skb, HOOK_FROM_NETWORK, error, &p.tuple);
+	} else if (f->flags & FLOW_BESIDE) { /* translated at its client's wire */
+		return pass(skb, HOOK_FROM_NETWORK);
 	} else if (f->from.ifindex) { /* a pod of this node as source, from outside */
 		return drop(skb, HOOK_FROM_NETWORK, -DROP_SPOOFED_ADDRESS, &p.tuple);
 	} else {

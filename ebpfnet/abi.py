@@ -51,6 +51,7 @@ class FlowFlag(enum.IntFlag):
 
     REPLY = 1
     NAT = 2
+    BESIDE = 4
 
 
 class Hook(enum.IntEnum):
@@ -191,29 +192,29 @@ class Backend(Record):
 
 
 class Wire(NamedTuple):
-    """The host-side end of a pod's wire; ``ifindex`` 0 means none on this node."""
+    """The host-side end of a pod's wire; ``ifindex`` 0 means none on this node, ``segment`` 0 a wire made for us."""
 
     ifindex: int
     mac: bytes
+    segment: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Pod(Record):
     """Value of ``pods``."""
 
-    layout: ClassVar[struct.Struct] = struct.Struct("I6sxx4xQ")
+    layout: ClassVar[struct.Struct] = struct.Struct("I6sH4xQ")
     wire: Wire
     id: int
 
     def pack(self) -> bytes:
         """Return the 24 bytes of the value."""
-        return self.layout.pack(self.wire.ifindex, self.wire.mac, self.id)
+        return self.layout.pack(*self.wire, self.id)
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
         """Read a value; raises ``struct.error`` on another size."""
-        ifindex, mac, identity = cls.layout.unpack(raw)
-        return cls(Wire(ifindex, mac), identity)
+        return cls(Wire(*(fields := cls.layout.unpack(raw))[:3]), fields[3])
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +248,7 @@ class Tuple(Record):
 class Flow(Record):
     """Value of ``flows``."""
 
-    layout: ClassVar[struct.Struct] = struct.Struct("40sQQI6sxxI6sxxBBB5x")
+    layout: ClassVar[struct.Struct] = struct.Struct("40sQQI6sHI6sHBBB5x")
     to: Tuple
     seen_ns: int
     service: int
@@ -265,9 +266,8 @@ class Flow(Record):
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
         """Read a value; raises ``struct.error`` on another size."""
-        to, seen, service, in_if, in_mac, out_if, out_mac, state, flags, tcp = cls.layout.unpack(raw)
-        wires = (Wire(in_if, in_mac), Wire(out_if, out_mac))
-        return cls(Tuple.unpack(to), seen, service, *wires, FlowState(state), FlowFlag(flags), tcp)
+        to, seen, service, *w, state, flags, tcp = cls.layout.unpack(raw)
+        return cls(Tuple.unpack(to), seen, service, Wire(*w[:3]), Wire(*w[3:]), FlowState(state), FlowFlag(flags), tcp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,5 +396,5 @@ TABLES: dict[str, TableSpec] = {
     )
 }
 """Every map. ``layout`` holds LAYOUT_VERSION; max_entries is the default, which the agent's flags may change."""
-PROGRAMS: tuple[str, ...] = tuple(hook.name.lower() for hook in Hook)
-"""Names of the programs, in the order of ``Hook``."""
+PROGRAMS: tuple[str, ...] = (*(hook.name.lower() for hook in Hook), "from_pod_beside", "to_pod_beside")
+"""Names of the programs, in the order of ``Hook``; last what stands in on another CNI plugin's wires."""

@@ -127,35 +127,46 @@ static __always_inline int rewrite_outer(struct __sk_buff *skb, const struct pac
 	return patch_check(skb, p->l4 + 2, sum, false, &ignored);
 }
 
-/* Translate an error along the flow it is about. On success *found is that flow (its direction is the error's), and
- * the packet's tuple is as it now stands in the packet. Returns 0 or -DROP_*. */
-static __always_inline int translate_error(struct __sk_buff *skb, struct packet *p, struct flow **found)
+/* Find the flow that an error is about: its direction is the error's. NULL when it is about none of ours. */
+static __always_inline struct flow *quoted_flow(struct __sk_buff *skb, const struct packet *p, struct quote *q,
+						struct tuple *key)
 {
-	struct quote q = {};
-	struct tuple key, to = p->tuple;
-	__u32 sum = 0;
-	int error = parse_quote(skb, p, &q);
-	if (error)
-		return error;
+	if (parse_quote(skb, p, q))
+		return NULL;
+	reverse(key, &q->tuple);
+	return flows.lookup(key);
+}
 
-	reverse(&key, &q.tuple);
-	struct flow *f = flows.lookup(&key);
-	if (!f)
-		return -DROP_FLOW_UNKNOWN;
-	*found = f;
+/* Translate an error along its flow; the packet's tuple is then as it stands in the packet. Returns 0 or -DROP_*. */
+static __always_inline int translate_quoted(struct __sk_buff *skb, struct packet *p, const struct quote *q,
+					    const struct tuple *key, const struct flow *f)
+{
+	struct tuple new, to = p->tuple;
+	__u32 sum = 0;
 	if (!(f->flags & FLOW_NAT))
 		return 0;
-
-	struct tuple new;
 	reverse(&new, &f->to);
-	error = rewrite_quote(skb, p, &q, &new, &sum);
+	int error = rewrite_quote(skb, p, q, &new, &sum);
 	if (error)
 		return error;
 	/* A router on the way speaks for itself, the far end for whom the sender believes it talks to. */
-	if (same_address(&to.source, &key.source))
+	if (same_address(&to.source, &key->source))
 		to.source = f->to.source;
 	to.destination = f->to.destination;
 	error = rewrite_outer(skb, p, &to, sum);
 	p->tuple = to;
 	return error;
+}
+
+/* Both, for hooks that drop what they can't place: *found is the flow. Returns 0 or -DROP_*. */
+static __always_inline int translate_error(struct __sk_buff *skb, struct packet *p, struct flow **found)
+{
+	struct quote q = {};
+	struct tuple key;
+	int error = parse_quote(skb, p, &q);
+	if (error)
+		return error;
+	reverse(&key, &q.tuple);
+	*found = flows.lookup(&key);
+	return *found ? translate_quoted(skb, p, &q, &key, *found) : -DROP_FLOW_UNKNOWN;
 }

@@ -5,6 +5,8 @@
 #define IPV6_EXTENSIONS_MAX 6
 #define L4_OFFSET_MAX 1023 /* six extension headers of ordinary size; the verifier wants a bound */
 
+#define PACKET_HOST 0 /* <linux/if_packet.h>, which wants more headers than BCC has */
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04

@@ -6,7 +6,14 @@ from ebpfnet import abi
 from ebpfnet.datapath import build, load
 from tests.prog.loaded import Datapath
 
-INSTRUCTIONS_MAX = {"from_pod": 8000, "to_pod": 5000, "from_network": 6000, "to_network": 100}
+INSTRUCTIONS_MAX = {
+    "from_pod": 8000,
+    "to_pod": 5000,
+    "from_network": 6000,
+    "to_network": 100,
+    "from_pod_beside": 8500,
+    "to_pod_beside": 5000,
+}
 
 
 @pytest.mark.parametrize("name", abi.PROGRAMS)
