@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ebpfnet import abi
-from ebpfnet.model.facts import Pod
+from ebpfnet.model.facts import IPAddress, Pod
+
+
+@dataclass(frozen=True, slots=True)
+class Wires:
+    """The wires of a node: by pod (``NAMESPACE/NAME``) where their maker says whose they are, else by address."""
+
+    named: Mapping[str, abi.Wire] = field(default_factory=dict)
+    behind: Mapping[IPAddress, abi.Wire] = field(default_factory=dict)
 
 
 class PodEntry(NamedTuple):
@@ -23,6 +33,23 @@ def pod_label(pod: Pod) -> str:
 def pod_id(pod: Pod) -> int:
     """Return the pod's id, key in ``names``."""
     return abi.identify(f"pod {pod_label(pod)}")
+
+
+def wire_of(pod: Pod, wires: Wires) -> abi.Wire | None:
+    """Return a pod's wire, None while none is known, and for a pod with the host's network, which has none.
+
+    One address is enough: an IPv6 address takes a second longer to come up.
+    """
+    if pod.host_network:
+        return None
+    named = wires.named.get(pod_label(pod))
+    return named or next((wires.behind[each] for each in pod.addresses if each in wires.behind), None)
+
+
+def owners(pods: Iterable[Pod], wires: Wires) -> dict[int, str]:
+    """Return interface number to pod, for every wire that belongs to one."""
+    found = ((wire_of(pod, wires), pod_label(pod)) for pod in pods)
+    return {wire.ifindex: name for wire, name in found if wire}
 
 
 def compile_pod(pod: Pod, wire: abi.Wire | None) -> list[PodEntry]:

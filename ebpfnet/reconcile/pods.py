@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from ebpfnet import abi
 from ebpfnet.compile.names import shown
-from ebpfnet.compile.pods import PodEntry, compile_pod, pod_id, pod_label
+from ebpfnet.compile.pods import PodEntry, Wires, compile_pod, pod_id, pod_label, wire_of
 from ebpfnet.maps.table import Table
 from ebpfnet.model.facts import Pod, Problem
 from ebpfnet.reconcile.diff import diff
@@ -31,13 +31,11 @@ class PodTables:
         """Read the table back before the next write: something went wrong, or nobody has looked yet."""
         self._have = self.wires = None
 
-    def _want(
-        self, pods: Iterable[Pod], wires: Mapping[str, abi.Wire], have: Mapping[bytes, bytes]
-    ) -> dict[bytes, bytes]:
+    def _want(self, pods: Iterable[Pod], wires: Wires, have: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         compiled = [
             (entry, pod)
             for pod in sorted(pods, key=lambda pod: pod.ref)
-            for entry in compile_pod(pod, wires.get(pod_label(pod)))
+            for entry in compile_pod(pod, wire_of(pod, wires))
         ]
         self.problems = []
         owner: dict[bytes, tuple[PodEntry, Pod]] = {}
@@ -55,7 +53,7 @@ class PodTables:
         self.named = {pod_id(pod): shown(pod_label(pod)) for _, pod in ranked[:capacity]}
         return {entry.key: entry.value for entry, _ in ranked[:capacity]}
 
-    def settle(self, pods: Iterable[Pod], wires: Mapping[str, abi.Wire]) -> None:
+    def settle(self, pods: Iterable[Pod], wires: Wires) -> None:
         """Write the differences; raises ``TableError``."""
         have = dict(self._pods.items()) if self._have is None else self._have
         self.forget()  # unknown until all of it is written

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from ebpfnet import abi
+from ebpfnet.compile.pods import Wires, owners
 from ebpfnet.compile.services import compile_slice
 from ebpfnet.maps.table import Table, TableError, TableFull
 from ebpfnet.model.cluster import Cluster
@@ -21,6 +22,7 @@ from ebpfnet.model.facts import (
     Delete,
     EndpointSlice,
     Fact,
+    IPAddress,
     Kind,
     Namespace,
     Node,
@@ -56,7 +58,7 @@ class Reconciler:
         self._clock = clock
         self._services = ServiceTables(tables)
         self._pods = PodTables(tables)
-        self._wires: dict[str, abi.Wire] = {}
+        self._wires = Wires()
         self._dirty: dict[int, None] = {}
         self._backlog = Backlog(clock)
         self._drift = Backlog(clock)  # one unit, ALL: the tables may hold what nobody knows of, a sync will find it
@@ -85,10 +87,11 @@ class Reconciler:
         if self.synced:
             self.flush()
 
-    def set_wires(self, wires: Mapping[str, abi.Wire]) -> None:
-        """Say which pods (``NAMESPACE/NAME``) have a wire on this node."""
-        if dict(wires) != self._wires:
-            self._wires = dict(wires)
+    def set_wires(self, named: Mapping[str, abi.Wire], behind: Mapping[IPAddress, abi.Wire] | None = None) -> None:
+        """Say which pods (``NAMESPACE/NAME``) have a wire on this node, and which addresses are behind other wires."""
+        wires = Wires(dict(named), dict(behind or {}))
+        if wires != self._wires:
+            self._wires = wires
             self._dirty[PODS] = None
             if self.synced:
                 self.flush()
@@ -268,6 +271,11 @@ class Reconciler:
         found = [problem for group in self._refused.values() for problem in group.values()]
         found += [problem for group in self._services.problems.values() for problem in group]
         return sorted([*found, *self._full.values(), *self._pods.problems], key=lambda p: (p.ref, p.field))
+
+    @property
+    def owners(self) -> dict[int, str]:
+        """Interface number to pod (``NAMESPACE/NAME``), for the wires that belong to one."""
+        return owners(self.cluster.pods.values(), self._wires)
 
     @property
     def wires(self) -> Mapping[bytes, bytes] | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from ebpfnet import abi
-from ebpfnet.abi import FlowState
+from ebpfnet.abi import FlowFlag, FlowState
 from ebpfnet.maps.table import Table
 from ebpfnet.reconcile.pods import NO_WIRE
 
@@ -21,7 +21,7 @@ SECOND = 1_000_000_000
 BATCH = 256
 SIZE = abi.Tuple.size()
 _KEY = struct.Struct("16s20xB3x")  # source, protocol
-_VALUE = struct.Struct("16x16s8xQ8x10s2x10s2xB7x")  # to.destination, seen_ns, from, deliver, state
+_VALUE = struct.Struct("16x16s8xQ8x10s2x10s2xBB6x")  # to.destination, seen_ns, from, deliver, state, flags
 assert (_KEY.size, _VALUE.size) == (SIZE, abi.Flow.size())
 
 Wires = Mapping[bytes, bytes] | None
@@ -58,7 +58,7 @@ class Swept(NamedTuple):
 def idle(keys: bytes, values: bytes, now_ns: int) -> Iterator[bytes]:
     """Yield the keys (of joined keys and values) of entries that saw no packet for too long."""
     rows = zip(_KEY.iter_unpack(keys), _VALUE.iter_unpack(values), strict=True)
-    for index, ((_, protocol), (_, seen, _, _, state)) in enumerate(rows):
+    for index, ((_, protocol), (_, seen, _, _, state, _)) in enumerate(rows):
         if now_ns - seen > _TIMEOUTS[protocol][min(state, FlowState.CLOSING)]:
             yield keys[index * SIZE : (index + 1) * SIZE]
 
@@ -66,13 +66,16 @@ def idle(keys: bytes, values: bytes, now_ns: int) -> Iterator[bytes]:
 def misled(keys: bytes, values: bytes, wires: Wires) -> Iterator[bytes]:
     """Yield the keys of entries that hold another wire for an address than its pod has now.
 
-    A flow that began before its pod had a wire is one of them: the pod's answers would count as spoofed.
+    A flow that began before its pod had a wire is one of them: the pod's answers would count as spoofed. Flows opened
+    on another plugin's wire are not: there nothing depends on it.
     """
     if wires is None:
         return
     wire = wires.get
     rows = zip(_KEY.iter_unpack(keys), _VALUE.iter_unpack(values), strict=True)
-    for index, ((source, _), (destination, _, from_, deliver, _)) in enumerate(rows):
+    for index, ((source, _), (destination, _, from_, deliver, _, flags)) in enumerate(rows):
+        if flags & FlowFlag.BESIDE:
+            continue
         if from_ != wire(source, NO_WIRE) or deliver != wire(destination, NO_WIRE):
             yield keys[index * SIZE : (index + 1) * SIZE]
 
