@@ -3,5 +3,5 @@
 
 int to_network(struct __sk_buff *skb)
 {
-	return finish(skb, HOOK_TO_NETWORK, OUTCOME_STACK, 0, TC_ACT_OK);
+	return finish(skb, HOOK_TO_NETWORK, OUTCOME_STACK, 0, TC_ACT_UNSPEC);
 }

@@ -48,7 +48,7 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *p, 
 				 bool nat, const struct hop *hop)
 {
 	int error = rewrite(skb, p, to, nat, hop);
-	int verdict = TC_ACT_OK;
+	int verdict = TC_ACT_UNSPEC;
 	if (error)
 		return drop(skb, hook, error, &p->tuple);
 	if (hop->outcome == OUTCOME_POD)
@@ -58,10 +58,10 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *p, 
 	return finish(skb, hook, hop->outcome, hop->ifindex, verdict);
 }
 
-/* Up the stack as it is. */
+/* Up the stack as it is. TC_ACT_UNSPEC decides nothing: other tools' programs at this hook run, and may. */
 static __always_inline int pass(struct __sk_buff *skb, __u32 hook)
 {
-	return finish(skb, hook, OUTCOME_STACK, 0, TC_ACT_OK);
+	return finish(skb, hook, OUTCOME_STACK, 0, TC_ACT_UNSPEC);
 }
 
 /* Send a packet on its way. A time to live that ends here is the stack's to answer. */
