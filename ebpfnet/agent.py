@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebpfnet import __version__, abi, status
 from ebpfnet.datapath import attach, build, capabilities, interfaces, load
-from ebpfnet.datapath.interfaces import Interface
+from ebpfnet.datapath.interfaces import Chosen, Interface
 from ebpfnet.exits import EbpfnetError, MissingFeature, NotRunning
 from ebpfnet.maps import pins
 from ebpfnet.maps.kernel import KernelTable
@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 BTF = Path("/sys/kernel/btf/vmlinux")
 RUN = Path("/run/ebpfnet")
 HANDOVER_S = 2.0  # a killed agent may take a moment to be gone when its successor is there already
+ON_UPLINK, ON_WIRE, ON_WIRE_BESIDE = abi.PROGRAMS[2:4], abi.PROGRAMS[0:2], abi.PROGRAMS[4:6]
 SWITCH_INTERVAL_S = 0.0002  # a busy thread hands over quickly: 5 ms by default would be the latency of an event
 
 
@@ -55,6 +56,7 @@ class AgentConfig:
 
     node_name: str
     uplink: tuple[str, ...]
+    pod_interfaces: tuple[str, ...] = ()
     manifests: Path | None = None
     """A folder that says what the cluster is; None: its API server does."""
     kubeconfig: Path | None = None
@@ -89,9 +91,11 @@ class Agent:
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put() may be called from a signal handler
         self._started = time.time()
         self._last_change = 0.0
+        self._chosen = Chosen(config.pod_interfaces)
         self._interfaces: list[Interface] = []
         self._programs: dict[str, load.Program] = {}
         self._attached: dict[int, list[str]] = {}
+        self._unattached: dict[int, str] = {}
         self._tables: dict[str, KernelTable] = {}
         self._reconciler: Reconciler
         self._source: Source
@@ -107,7 +111,7 @@ class Agent:
             self._prepare()
             threads = [
                 self._thread("watch", self._source.run, self._on_changes, self.stop),
-                self._thread("links", interfaces.follow, self._on_interfaces, self.stop),
+                self._thread("links", interfaces.follow, self._on_interfaces, self.stop, self._chosen),
                 self._thread("status", status.serve, self.config.run, self.status, self.stop),
             ]
             if self._sender is not None:
@@ -141,10 +145,13 @@ class Agent:
         self._programs = load.load(compiled, self._tables)
         for program in self._programs.values():
             program.pin(self.config.pins / program.name)
+        self._chosen = Chosen(self.config.pod_interfaces, never=tuple(uplinks))
         for ifindex in uplinks:
-            self._attach(ifindex, ("from_network", "to_network"))
+            self._attach(ifindex, ON_UPLINK)
         # Before the first sync: a pod whose wire is not known would lose its entry and its flows.
-        self._on_interfaces(interfaces.pod_interfaces())
+        self._on_interfaces(interfaces.pod_interfaces(self._chosen))
+        for name in attach.remove_elsewhere(self._attached, ON_WIRE_BESIDE):
+            log.info("removed from %s, which no --pod-interfaces names any more", name)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _make_source(self) -> Source:
@@ -210,24 +217,34 @@ class Agent:
 
     def _on_interfaces(self, found: list[Interface]) -> None:
         """Attach to new wires first, then let their pods into the tables."""
-        wires = {}
-        for interface in found:
-            try:
-                if interface.wire.ifindex not in self._attached:
-                    self._attach(interface.wire.ifindex, ("from_pod", "to_pod"))
-            except attach.AttachFailed as error:
-                log.warning("attach to %s of %s: %s", interface.name, interface.pod, error)
-                continue
-            wires[interface.pod] = interface.wire
+        served = [interface for interface in found if self._serve(interface)]
+        named = {each.pod: each.wire for each in served if each.pod}
+        behind = {address: each.wire for each in served for address in each.addresses}
         with self._lock:
             live = {interface.wire.ifindex for interface in found}
             for gone in {each.wire.ifindex for each in self._interfaces} - live:
                 self._attached.pop(gone, None)
+                self._unattached.pop(gone, None)
             self._interfaces = found
-            self._reconciler.set_wires(wires)
+            self._reconciler.set_wires(named, behind)
             self._log_problems()
             self._last_change = time.time()
         self._wake.put(None)
+
+    def _serve(self, interface: Interface) -> bool:
+        """Have our programs on a pod's wire; False, and said once, where the kernel refuses."""
+        ifindex = interface.wire.ifindex
+        programs = ON_WIRE_BESIDE if interface.wire.segment else ON_WIRE
+        try:
+            if self._attached.get(ifindex) != list(programs):
+                self._attach(ifindex, programs)
+        except attach.AttachFailed as error:
+            if self._unattached.get(ifindex) != str(error):
+                log.warning("attach to %s%s: %s", interface.name, f" of {interface.pod}" * bool(interface.pod), error)
+                self._unattached[ifindex] = str(error)
+            return False
+        self._unattached.pop(ifindex, None)
+        return True
 
     def _loop(self) -> None:
         swept: Wires = None
@@ -278,11 +295,13 @@ class Agent:
         """Return what ``ebpfnet status`` shows."""
         with self._lock:
             reconciler = self._reconciler
+            owners = reconciler.owners
             listed = [
                 {
                     "name": each.name,
                     "ifindex": each.wire.ifindex,
-                    "pod": each.pod,
+                    "pod": each.pod or owners.get(each.wire.ifindex, ""),
+                    "addresses": [str(address) for address in each.addresses],
                     "programs": self._attached.get(each.wire.ifindex, []),
                 }
                 for each in self._interfaces

@@ -31,6 +31,11 @@ def urls(_: click.Context, parameter: click.Parameter, value: str | None) -> tup
     return found
 
 
+def split(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Take an option's values apart at commas, and the environment's at spaces too."""
+    return tuple(part for text in given for part in text.replace(",", " ").split())
+
+
 # Every flag may be given as EBPFNET_FLAG in the environment, too.
 @click.command(context_settings={"auto_envvar_prefix": "EBPFNET"})
 @click.option("--config", type=FILE, metavar="FILE",
@@ -47,6 +52,9 @@ def urls(_: click.Context, parameter: click.Parameter, value: str | None) -> tup
               help="Serve the services that are labelled with this proxy's name, not those without one.")  # fmt: skip
 @click.option("--uplink", multiple=True, metavar="IFNAME",
               help="Interface to the other nodes.  [default: those of the default routes]")  # fmt: skip
+@click.option("--pod-interfaces", multiple=True, callback=split, metavar="PATTERN,...",
+              help="Beside another CNI plugin: the host's sides of its pods' interfaces, as shell patterns such as "
+              "'veth*' or 'cali*'. Services only: all else about these pods stays the plugin's.")  # fmt: skip
 @click.option("--metrics-bind-address", default="127.0.0.1:10249", show_default=True, metavar="IP:PORT",
               help="Where /metrics is; empty: nowhere.")  # fmt: skip
 @click.option("--healthz-bind-address", default="0.0.0.0:10256", show_default=True, metavar="IP:PORT",

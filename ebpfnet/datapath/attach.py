@@ -6,7 +6,7 @@ Only filters whose name starts with ours are touched; with another tool's filter
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute
@@ -17,7 +17,14 @@ from ebpfnet.exits import EbpfnetError
 
 PREFIX = "ebpfnet/"
 INGRESS, EGRESS = "ffff:fff2", "ffff:fff3"
-DIRECTIONS = {"from_pod": INGRESS, "from_network": INGRESS, "to_pod": EGRESS, "to_network": EGRESS}
+DIRECTIONS = {
+    "from_pod": INGRESS,
+    "from_pod_beside": INGRESS,
+    "from_network": INGRESS,
+    "to_pod": EGRESS,
+    "to_pod_beside": EGRESS,
+    "to_network": EGRESS,
+}
 ETH_P_ALL = 3
 HANDLE = 0xEB
 
@@ -61,8 +68,9 @@ def filters(ip: IPRoute, ifindex: int, direction: str) -> list[Filter]:
 def _place(ip: IPRoute, ifindex: int, direction: str, name: str) -> tuple[int, int]:
     """Return priority and handle of our filter, or of where to put it."""
     there = filters(ip, ifindex, direction)
+    plain = name.removesuffix("_beside")
     for each in there:
-        if each.name == name:
+        if each.name in {plain, f"{plain}_beside"}:
             return each.priority, each.handle
     taken = {each.priority for each in there}
     return next(number for number in range(1, 65535) if number not in taken), HANDLE
@@ -117,6 +125,17 @@ def detach(ip: IPRoute, ifindex: int) -> int:
     if ours and not others:
         ip.tc("del", "clsact", ifindex)
     return ours
+
+
+def remove_elsewhere(keep: Container[int], programs: Iterable[str]) -> list[str]:
+    """Remove our filters from interfaces with these programs, but ``keep``; returns the names of those interfaces."""
+    wanted, found = sorted(programs), []
+    with IPRoute() as ip:
+        for link in ip.get_links():
+            if link["index"] not in keep and attached(ip, link["index"]) == wanted:
+                detach(ip, link["index"])
+                found.append(link.get_attr("IFLA_IFNAME"))
+    return found
 
 
 def everywhere(*, remove: bool) -> Iterator[tuple[str, list[str]]]:

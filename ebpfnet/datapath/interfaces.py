@@ -1,34 +1,41 @@
-"""The wires of a node's pods, told by their alias, and word of every interface that comes or goes.
+"""The wires of a node's pods, and word of every one that comes or goes.
 
-Whoever makes a pod's wire marks its host side with ``ebpfnet pod=NAMESPACE/NAME mac=MAC`` when all else is in place
-(``ip link set DEV alias …``, ``IFLA_IFALIAS``): the mark lives and dies with the interface, and ``ip link`` shows it.
+Whoever makes a pod's wire for us marks its host side with ``ebpfnet pod=NAMESPACE/NAME mac=MAC`` when all else is in
+place (``ip link set DEV alias …``, ``IFLA_IFALIAS``): the mark lives and dies with the interface, and ``ip link``
+shows it. Another CNI plugin's wires are found by the names of their host side, and known by the addresses behind them.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import re
-import select
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import NamedTuple
 
 from pyroute2 import IPRoute
 
-from ebpfnet.abi import Wire
+from ebpfnet.abi import IPAddress, Wire
+from ebpfnet.datapath.links import Link, behind, links
+from ebpfnet.datapath.netlink import Changes, Reader
 from ebpfnet.exits import NotRunning
 
 ALIAS = re.compile(r"ebpfnet pod=(\S+/\S+) mac=((?:[0-9a-f]{2}:){5}[0-9a-f]{2})")
-RTMGRP_LINK = 1  # include/uapi/linux/rtnetlink.h
-NETLINK_ROUTE = 0
+OURS, ROUTED = 0, 1
+SEGMENT_MAX = 0xFFFF
+KINDS = {"veth", "netkit"}  # what has an end in another namespace that a packet can be handed to
+WAKE_S = 0.5
+LOOK_AGAIN_S = 1.0  # for addresses that no event tells of: neighbours and routes change all the time
 
 
 class Interface(NamedTuple):
-    """A pod's host-side interface."""
+    """A pod's host-side interface: ``pod`` when it is marked, else the addresses behind it."""
 
     name: str
     pod: str
     wire: Wire
+    addresses: tuple[IPAddress, ...] = ()
 
 
 def alias(pod: str, mac: str) -> str:
@@ -56,46 +63,63 @@ def find(names: Iterable[str]) -> list[int]:
     return [indexes[0] for _, indexes in found]
 
 
-def pod_interfaces() -> list[Interface]:
-    """Return every marked interface of this network namespace."""
-    with IPRoute() as ip:
-        return _marked(ip)
+class Chosen(NamedTuple):
+    """Which interfaces, beside marked ones, are pods': name patterns, and what is none of them (by number)."""
+
+    patterns: Sequence[str] = ()
+    never: Container[int] = ()
+
+    def has(self, link: Link) -> bool:
+        """Say whether an interface of another plugin is a pod's."""
+        if link.kind not in KINDS or link.namespace is None or link.ifindex in self.never:
+            return False
+        return any(fnmatch.fnmatchcase(link.name, pattern) for pattern in self.patterns)
 
 
-def _marked(ip: IPRoute) -> list[Interface]:
+def pod_interfaces(chosen: Chosen = Chosen()) -> list[Interface]:  # noqa: B008  # a constant
+    """Return every pod's interface in this network namespace."""
+    with Reader() as reader:
+        return _look(reader, chosen)
+
+
+def _look(reader: Reader, chosen: Chosen) -> list[Interface]:
     found = []
-    for link in ip.get_links():
-        match = ALIAS.fullmatch(link.get_attr("IFLA_IFALIAS") or "")
+    there = links(reader)
+    bridges = {link.ifindex for link in there if link.kind == "bridge"}
+    for link in there:
+        match = ALIAS.fullmatch(link.alias)
         if match:
-            wire = Wire(link["index"], bytes.fromhex(match[2].replace(":", "")))
-            found.append(Interface(link.get_attr("IFLA_IFNAME"), match[1], wire))
+            wire = Wire(link.ifindex, bytes.fromhex(match[2].replace(":", "")), OURS)
+            found.append(Interface(link.name, match[1], wire))
+        elif chosen.has(link):
+            mac, addresses = behind(reader, link)
+            bridged = link.master in bridges and link.master <= SEGMENT_MAX and any(mac)
+            wire = Wire(link.ifindex, mac, link.master if bridged else ROUTED)
+            found.append(Interface(link.name, "", wire, addresses))
     return found
 
 
-def follow(deliver: Callable[[list[Interface]], None], stop: threading.Event, wake_s: float = 0.5) -> None:
-    """Deliver all marked interfaces now and after every change of a link, until ``stop`` is set.
+def follow(
+    deliver: Callable[[list[Interface]], None],
+    stop: threading.Event,
+    chosen: Chosen = Chosen(),  # noqa: B008  # a constant
+    buffer_bytes: int | None = None,
+) -> None:
+    """Deliver all pods' interfaces now and after every change, until ``stop`` is set.
 
-    Events only wake: the list is read anew each time, so a lost event (ENOBUFS) costs nothing but itself.
+    Events only wake: the list is read anew each time, so a lost event (ENOBUFS) costs nothing but itself. An
+    interface with nothing known behind it is looked at once a second too.
     """
-    events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE)
-    with events, IPRoute() as ip:
-        events.bind((0, RTMGRP_LINK))
-        events.setblocking(False)
+    with Changes(buffer_bytes) as changes, Reader() as reader:
         last: list[Interface] | None = None
         while not stop.is_set():
-            now = _marked(ip)
+            now = _look(reader, chosen)
             if now != last:
                 deliver(now)
                 last = now
-            if select.select([events], [], [], wake_s)[0]:
-                _drain(events)
-
-
-def _drain(events: socket.socket) -> None:
-    while True:
-        try:
-            events.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:  # ENOBUFS: some were lost, the list is read anyway
-            continue
+            waits = 0.0
+            blank = any(not each.pod and not each.addresses for each in now)
+            while not stop.is_set() and not changes.wait(WAKE_S):
+                waits += WAKE_S
+                if blank and waits >= LOOK_AGAIN_S:
+                    break
