@@ -37,6 +37,7 @@ _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX, _NDA_MASTER = 1, 2, 8, 9
 _SKIP_STATS = 1 << 3
 _SCOPE_GLOBAL = 0
 _RTN_UNICAST = 1
+_RTPROT_KERNEL = 2
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
 _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg
@@ -137,9 +138,11 @@ def _host_routes(reader: Reader, link: Link) -> Iterator[IPAddress]:
     for family, bits in ((socket.AF_INET, 32), (socket.AF_INET6, 128)):
         head = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
         for message in reader.ask(RTM_GETROUTE, head, attribute(_RTA_OIF, _number(link.ifindex))):
-            fields = _ROUTE.unpack(message.head)
+            _, length, _, _, _, protocol, _, kind, _ = _ROUTE.unpack(message.head)
             raw = message.attributes.get(_RTA_DST, b"")
-            if fields[1] == bits and fields[7] == _RTN_UNICAST and not _is_link_local(raw):
+            if length != bits or kind != _RTN_UNICAST or protocol == _RTPROT_KERNEL:  # the last: of its own address
+                continue
+            if not _is_link_local(raw):
                 yield _address(raw)
 
 
