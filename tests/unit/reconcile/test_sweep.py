@@ -133,3 +133,11 @@ def test_flows_made_before_their_pod_had_a_wire_are_removed_once_it_has():
 
 def test_a_packet_later_than_our_clock_is_young():
     assert not list(idle(*entry(Protocol.UDP, FlowState.NEW, -5), NOW))
+
+
+def test_another_plugins_wires_mislead_nobody():
+    (key, value), _ = connection(ifindex=7)
+    flow = abi.Flow.unpack(value)
+    beside = abi.Flow(flow.to, flow.seen_ns, 0, flow.from_, flow.deliver, flow.state, FlowFlag.BESIDE, 0).pack()
+    assert list(misled(key, value, {})) == [key]
+    assert list(misled(key, beside, {})) == []
