@@ -166,7 +166,13 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """The first full list of everything has been delivered; only from now on may anything be deleted."""
+    """The first full list of everything has been delivered; only from now on may anything be deleted.
+
+    Not ``complete``: something that was there before may be among what is refused, so nothing that nobody knows of is
+    removed until another ``Synced`` says that all is known.
+    """
+
+    complete: bool = True
 
 
 Change = Upsert | Delete | Refused | Accepted | Synced

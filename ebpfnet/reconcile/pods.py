@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ebpfnet import abi
 from ebpfnet.compile.names import shown
@@ -22,6 +22,7 @@ class PodTables:
         self._pods = tables["pods"]
         self._names = tables["names"]
         self._have: dict[bytes, bytes] | None = None
+        self._unknown: dict[bytes, bytes] | None = None  # entries of pods that nobody knew; None: not looked yet
         self.problems: list[Problem] = []
         self.named: dict[int, str] = {}
         self.wires: dict[bytes, bytes] | None = None
@@ -30,6 +31,14 @@ class PodTables:
     def forget(self) -> None:
         """Read the table back before the next write: something went wrong, or nobody has looked yet."""
         self._have = self.wires = None
+
+    def _keep(self, pods: Iterable[Pod], have: Mapping[bytes, bytes]) -> None:
+        """Note which entries belong to pods that nobody knows."""
+        known = {pod_id(pod) for pod in pods}
+        candidates = have if self._unknown is None else self._unknown
+        self._unknown = {
+            key: have[key] for key in candidates if key in have and abi.Pod.unpack(have[key]).id not in known
+        }
 
     def _want(self, pods: Iterable[Pod], wires: Wires, have: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         compiled = [
@@ -46,17 +55,24 @@ class PodTables:
                 self.problems.append(Problem(pod.ref, "status.podIPs", text))
         # What is in the table stays there; what comes anew waits for room.
         ranked = sorted(owner.values(), key=lambda each: each[0].key not in have)
-        capacity = self._pods.spec.max_entries
+        unknown = {key: value for key, value in (self._unknown or {}).items() if key not in owner}
+        capacity = self._pods.spec.max_entries - len(unknown)
         for entry, pod in ranked[capacity:]:
-            text = f"{abi.unpack_address(entry.key)} does not fit into table pods ({capacity} entries)"
+            text = (
+                f"{abi.unpack_address(entry.key)} does not fit into table pods ({self._pods.spec.max_entries} entries)"
+            )
             self.problems.append(Problem(pod.ref, "status.podIPs", text))
         self.named = {pod_id(pod): shown(pod_label(pod)) for _, pod in ranked[:capacity]}
-        return {entry.key: entry.value for entry, _ in ranked[:capacity]}
+        return unknown | {entry.key: entry.value for entry, _ in ranked[:capacity]}
 
-    def settle(self, pods: Iterable[Pod], wires: Wires) -> None:
-        """Write the differences; raises ``TableError``."""
+    def settle(self, pods: Collection[Pod], wires: Wires, *, keep: bool = False) -> None:
+        """Write the differences; with ``keep`` entries of pods that nobody knows stay. Raises ``TableError``."""
         have = dict(self._pods.items()) if self._have is None else self._have
         self.forget()  # unknown until all of it is written
+        if keep:
+            self._keep(pods, have)
+        else:
+            self._unknown = {}
         want = self._want(pods, wires, have)
         change = diff(have, want)
         past = {abi.Pod.unpack(have[key]).id for key in (*change.delete, *change.put) if key in have}
@@ -65,6 +81,7 @@ class PodTables:
         self._pods.delete_batch(change.delete)
         for key, value in change.put.items():
             self._pods.put(key, value)
-        self._names.delete_batch([identity.to_bytes(8, "little") for identity in past - self.named.keys()])
+        still = self.named.keys() | {abi.Pod.unpack(value).id for value in want.values()}
+        self._names.delete_batch([identity.to_bytes(8, "little") for identity in past - still])
         self._have = want
         self.wires = {key: value[WIRE] for key, value in want.items()}

@@ -1,8 +1,9 @@
 """Keeps the tables equal to the cluster: takes model changes in, finds the units they touch, writes differences.
 
 Nothing is written before the first full list has been delivered (``Synced``); then the tables are read back once and
-only differences are written. A unit (an endpoint set, or the node's pods) that fails is read back and tried again with
-growing patience, and never holds up another.
+only differences are written. While that list is not complete, what the tables hold and nobody knows stays. A unit (an
+endpoint set, or the node's pods) that fails is read back and tried again with growing patience, and never holds up
+another.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Reconciler:
         self._wires = Wires()
         self._dirty: dict[int, None] = {}
         self._backlog = Backlog(clock)
+        self._complete = False  # whether what nobody knows of is nobody's
         self._drift = Backlog(clock)  # one unit, ALL: the tables may hold what nobody knows of, a sync will find it
         self._refused: dict[Ref, dict[str, Problem]] = {}
         self._full: dict[int, Problem] = {}
@@ -82,10 +84,19 @@ class Reconciler:
                     self.told += 1
                 case Accepted(ref):
                     self._accept(ref)
-                case Synced():
-                    self.sync()
+                case Synced(complete):
+                    self._on_synced(complete=complete)
         if self.synced:
             self.flush()
+
+    def _on_synced(self, *, complete: bool) -> None:
+        newly = complete and not self._complete
+        self._complete |= complete
+        if not self.synced:
+            self.sync()
+        elif newly:
+            self._drift.add(ALL)
+            self._drift.hurry(ALL)
 
     def set_wires(self, named: Mapping[str, abi.Wire], behind: Mapping[IPAddress, abi.Wire] | None = None) -> None:
         """Say which pods (``NAMESPACE/NAME``) have a wire on this node, and which addresses are behind other wires."""
@@ -158,12 +169,13 @@ class Reconciler:
             self._drift.drop(ALL)
 
     def _read_back(self) -> None:
-        leftover = self._services.read_back()
+        leftover = self._services.read_back(keep=not self._complete)
         self._dirty = dict.fromkeys((*self._services.wanted(), PODS))
         self._backlog.clear()
         self._pods.forget()
         self.synced = True
-        self._services.remove_strays(leftover)
+        if self._complete:
+            self._services.remove_strays(leftover)
 
     @staticmethod
     def _tidy(work: Callable[[], None]) -> bool:
@@ -180,7 +192,8 @@ class Reconciler:
         for key, value in list(names.items()):
             label = want.pop(int.from_bytes(key, "little"), None)
             if label is None:
-                names.delete(key)
+                if self._complete:
+                    names.delete(key)
             elif abi.pack_name(label) != value:
                 names.put(key, abi.pack_name(label))
 
@@ -192,6 +205,8 @@ class Reconciler:
         if self._dirty:
             dirty, self._dirty = self._dirty, {}
             fine = [unit for unit in dirty if unit not in self._backlog]
+            for unit in self._services.strays & dirty.keys():
+                self._attempt(unit, lambda unit=unit: self._services.adopt_stray(unit))  # type: ignore[misc]
             self._create(fine)
             for unit in fine:
                 self._attempt(unit, lambda unit=unit: self._services.move(unit))  # type: ignore[misc]
@@ -316,6 +331,6 @@ class Reconciler:
     def _settle_pods(self) -> None:
         before = self._pods.problems
         try:
-            self._pods.settle(self.cluster.pods.values(), self._wires)
+            self._pods.settle(self.cluster.pods.values(), self._wires, keep=not self._complete)
         finally:
             self.told += self._pods.problems != before

@@ -7,18 +7,20 @@ followed by its own difference; the other slices matter only for endpoints that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from ebpfnet import abi
 from ebpfnet.compile.services import RECORD, Entry, claim, compile_service
 from ebpfnet.maps.table import Table
 from ebpfnet.model.cluster import Cluster
-from ebpfnet.model.facts import Problem, Ref
+from ebpfnet.model.facts import Kind, Problem, Ref
 from ebpfnet.reconcile import readback
 from ebpfnet.reconcile.diff import find, records, run_diff
 from ebpfnet.reconcile.sets import EndpointSet, SetWriter
 
 RENEW_ABOVE = 64
+UNKNOWN = Ref(Kind.ENDPOINT_SLICE, "", "")  # what a set was found with, and no slice says
 MANY = 32  # additions from which a set of records is cheaper than so many searches
 
 
@@ -45,6 +47,7 @@ class ServiceTables:
         self._fed_by: dict[Ref, tuple[int, ...]] = {}
         self._live: dict[int, EndpointSet] = {}
         self._passing: dict[bytes, list[bytes]] = {}
+        self._strays: dict[int, list[bytes]] = {}  # sets that nobody knows (yet), and their frontends
 
     # What is wanted
 
@@ -56,6 +59,8 @@ class ServiceTables:
             before = pieces.pop(ref, b"")
             if run:
                 pieces[ref] = run
+            if UNKNOWN in pieces:
+                _subtract(pieces, run)
             if not pieces:
                 del self._pieces[set_id]
             if run != before:
@@ -120,7 +125,7 @@ class ServiceTables:
         if removed and total != len(live.run):  # the API lets an endpoint stand in two slices at once
             others = [piece for ref, piece in pieces.items() if ref != fed.slice]
             removed = [record for record in removed if all(find(piece, record) < 0 for piece in others)]
-        if added and len(pieces) > 1:
+        if added and (len(pieces) > 1 or len(live.run) != len(fed.before)):
             there = set(records(live.run)) if len(added) > MANY else None
             added = [each for each in added if (find(live.run, each) < 0 if there is None else each not in there)]
         self._change(live, removed, added)
@@ -205,12 +210,14 @@ class ServiceTables:
             found = found or self.writer.read_back(set_id, frontend)
         if found is not None:
             self._live[set_id] = found
+        if set_id in self._strays:
+            self.adopt_stray(set_id)
         self.settle(set_id)
 
     # What was there when we came
 
-    def read_back(self) -> readback.ServiceState:
-        """Adopt what the tables hold; returns what is left over."""
+    def read_back(self, *, keep: bool) -> readback.ServiceState:
+        """Adopt what the tables hold; returns what is left over, which stays with ``keep``: backends, too."""
         state = readback.read_services(self._tables)
         self._live = {}
         self._passing = {}
@@ -220,7 +227,47 @@ class ServiceTables:
         for frontend, service in list(state.frontends.items()):
             if service.id in self._wanted and service.id not in self._live:  # its address changed meanwhile
                 self._adopt(state, service.id, frontend)
+        self._strays = {}
+        if keep:
+            for frontend, service in state.frontends.items():
+                self.writer.keep(service.id, frontend, stays=service.id not in self._live)
+                if service.id not in self._live:
+                    self._strays.setdefault(service.id, []).append(frontend)
+        for set_id in self._live:
+            self._keep_unknown(set_id, keep=keep)
         return state
+
+    def _keep_unknown(self, set_id: int, *, keep: bool) -> None:
+        """Make a piece of the backends that a set was found with and that no slice knows; or forget that piece."""
+        pieces = self._pieces.setdefault(set_id, {})
+        pieces.pop(UNKNOWN, None)
+        if keep:
+            known = set(records(self._union(set_id)))
+            found = dict.fromkeys(records(self._live[set_id].run))
+            pieces[UNKNOWN] = b"".join([each for each in found if each not in known and any(each)])
+        if not pieces.get(UNKNOWN):
+            pieces.pop(UNKNOWN, None)
+        if not pieces:
+            del self._pieces[set_id]
+
+    @property
+    def strays(self) -> AbstractSet[int]:
+        """The sets in the tables that nobody knew when these were read."""
+        return self._strays.keys()
+
+    def adopt_stray(self, set_id: int) -> None:
+        """Take over a set that somebody knows by now, with the first of its frontends."""
+        if set_id not in self._wanted:
+            return
+        for frontend in self._strays[set_id]:
+            live = self._live.get(set_id)
+            found = None if live and live.frontend == frontend else self.writer.read_back(set_id, frontend)
+            if found is not None and live is not None:
+                self.writer.keep(set_id, frontend, stays=False)
+            elif found is not None:
+                self._live[set_id] = found
+                self._keep_unknown(set_id, keep=True)
+        del self._strays[set_id]
 
     def _adopt(self, state: readback.ServiceState, set_id: int, frontend: bytes) -> None:
         live = readback.adopt(state, set_id, frontend)
@@ -253,6 +300,16 @@ class ServiceTables:
                 self._tables["slots"].delete_batch(keys)
                 self.writer.used -= len(keys)
         self._passing = {}
+
+
+def _subtract(pieces: dict[Ref, bytes], run: bytes) -> None:
+    """Take out of the unknown backends what a slice knows by now."""
+    known = set(records(run))
+    rest = b"".join([each for each in records(pieces[UNKNOWN]) if each not in known])
+    if rest:
+        pieces[UNKNOWN] = rest
+    else:
+        del pieces[UNKNOWN]
 
 
 def _name_key(identity: int) -> bytes:

@@ -127,6 +127,12 @@ class SetWriter:
         """Know a set that was found in the tables."""
         self._owner[endpoints.frontend] = endpoints.id
 
+    def keep(self, set_id: int, frontend: bytes, *, stays: bool) -> None:
+        """Know a frontend that was found beside those of known sets: it stays, or goes with ``leave``."""
+        self._owner[frontend] = set_id
+        if not stays:
+            self._left[frontend] = set_id
+
     def create(self, fresh: Iterable[EndpointSet]) -> None:
         """Write new sets, many at a time: all slots before any frontend. Demand is the caller's to check."""
         batch: list[EndpointSet] = []

@@ -22,7 +22,7 @@ import yaml
 from ebpfnet.exits import BadInput
 from ebpfnet.model.facts import Accepted, Change, Delete, Fact, Kind, Problem, Ref, Refused, Synced, Upsert
 from ebpfnet.watch.decode import decode
-from ebpfnet.watch.source import Deliver, Stats
+from ebpfnet.watch.source import HIDES, Deliver, Stats
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ HIDDEN = (".", "#", "~")
 RESCAN_MS = 1000  # also without a notification: network file systems send none, and none comes while we scan
 DEBOUNCE_MS = 20
 PATIENCE_S = 0.5  # files that never rest hold up the others no longer than this
+FIRST_PATIENCE_S = 3.0  # and the first list of all no longer than this
 SETTLE_S = 0.03  # a file that was written to less long ago may be half of what it will be, and parse
 Stamp = tuple[int, int, int]
 UNREAD = (0, 0, 0)
@@ -42,6 +43,7 @@ class Content(NamedTuple):
     facts: dict[Ref, Fact]
     problems: tuple[Problem, ...]
     broken: bool = False
+    empty: bool = False
 
 
 def _documents(name: str, text: bytes) -> Iterator[Any]:
@@ -89,7 +91,7 @@ def parse(name: str, text: bytes) -> Content:
                 problems.append(Problem(found.fact.ref, "metadata.name", f"stands twice in {name}; the first is used"))
                 continue
             facts[found.fact.ref] = found.fact
-    return Content(facts, tuple(problems))
+    return Content(facts, tuple(problems), empty=not items)
 
 
 def list_files(path: Path) -> list[Path]:
@@ -149,13 +151,19 @@ def read(paths: Iterable[Path | str]) -> list[Change]:
 class ManifestSource:
     """Follows a folder. ``scan`` compares it with what was delivered; ``run`` scans whenever something moves.
 
-    A file is read when it has not been written to for ``settle_s`` seconds; ``unsettled`` says that one has.
+    A file is read when it has not been written to for ``settle_s`` seconds; ``unsettled`` says that one has. One that
+    never rests is read when it was replaced (whoever renames, has written before). ``complete`` says that no file or
+    object is refused that was never read well.
     """
 
     def __init__(self, folder: Path, settle_s: float = SETTLE_S) -> None:
         self.folder = folder
         self.settle_s = settle_s
         self.unsettled = False
+        self.complete = False
+        self._complete_told = False
+        self._unknown: set[Path] = set()
+        self._restless: dict[Path, tuple[float, int]] = {}
         self.stats = [Stats(str(folder))]
         self._stamps: dict[Path, Stamp] = {}
         self._contents: dict[Path, Content] = {}
@@ -169,6 +177,7 @@ class ManifestSource:
         told.heard_at = time.time()
         here = Ref(Kind.FILE, "", str(self.folder))
         if not self.folder.is_dir():  # unmounted, or being replaced: nothing is deleted for that
+            self.complete = False
             problem = Problem(here, "(folder)", "not there; everything stays as it was")
             return self._tell({here: (problem,)}, keep=True)
         for path in self._changed():
@@ -182,6 +191,8 @@ class ManifestSource:
         facts |= kept
         out: list[Change] = [Delete(ref) for ref in self._facts if ref not in facts]
         out += [Upsert(fact) for ref, fact in facts.items() if self._facts.get(ref) != fact]
+        hidden = any(ref.kind in HIDES - {Kind.FILE} and ref not in facts for ref in grouped)
+        self.complete = not (hidden or self._unknown or UNREAD in self._stamps.values())
         self._facts = facts
         told.objects = len(facts)
         told.events += len(out)
@@ -207,14 +218,26 @@ class ManifestSource:
             except OSError:
                 continue
             stamps[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if self._stamps.get(path) != stamps[path] and 0 <= time.time() - status.st_mtime < self.settle_s:
+            young = 0 <= time.time() - status.st_mtime < self.settle_s
+            if self._stamps.get(path) == stamps[path] or not young:
+                self._restless.pop(path, None)
+            elif not self._replaced(path, status.st_ino):
                 stamps[path] = self._stamps.get(path, UNREAD)
                 self.unsettled = True
         changed = [path for path, stamp in stamps.items() if stamp not in {self._stamps.get(path), UNREAD}]
         for path in set(self._contents) - set(stamps):
             del self._contents[path]
+            self._unknown.discard(path)
         self._stamps = stamps
+        self._restless = {path: seen for path, seen in self._restless.items() if path in stamps}
         return changed
+
+    def _replaced(self, path: Path, inode: int) -> bool:
+        """Tell whether a file that never rests is another one each time."""
+        now = time.monotonic()
+        since, before = self._restless.setdefault(path, (now, inode))
+        self._restless[path] = (since, inode)
+        return now - since > PATIENCE_S and inode != before
 
     def _reread(self, path: Path) -> None:
         try:
@@ -223,17 +246,24 @@ class ManifestSource:
             problem = Problem(Ref(Kind.FILE, "", str(path)), "(file)", error.strerror or "")
             content = Content({}, (problem,), broken=True)
         before = self._contents.get(path)
-        if before and before.facts and not content.facts and not content.problems:
+        never = before is None or path in self._unknown
+        if content.empty and (not self._complete_told if before is None or never else before.facts):
             # An editor truncates before it writes. Whoever means it removes the file.
             problem = Problem(Ref(Kind.FILE, "", str(path)), "(file)", "empty; remove it to delete what it held")
             content = Content({}, (problem,), broken=True)
         if content.broken and path in self._contents:
             content = content._replace(facts=self._contents[path].facts)
         self._contents[path] = content
+        if never and (content.broken or any(problem.ref.kind == Kind.FILE for problem in content.problems)):
+            self._unknown.add(path)
+        else:
+            self._unknown.discard(path)
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         """Deliver the folder, ``Synced``, and every change until ``stop`` is set."""
-        deliver([*self._settled(stop), Synced()])
+        changes = self._settled(stop, FIRST_PATIENCE_S)
+        self._complete_told = self.complete
+        deliver([*changes, Synced(complete=self.complete)])
         self.stats[0].state = "watching"
         for _ in self._moves(stop):
             self._pass_on(deliver, stop)
@@ -254,17 +284,18 @@ class ManifestSource:
                 yield
             stop.wait(RESCAN_MS / 1000)
 
-    def _settled(self, stop: threading.Event) -> list[Change]:
-        """Return what changed, once all files rest; after a while, once those have been read that were there first."""
+    def _settled(self, stop: threading.Event, patience_s: float = PATIENCE_S) -> list[Change]:
+        """Return what changed, once all files rest, or after a while."""
         changes = self.scan()
-        unread = [path for path, stamp in self._stamps.items() if stamp == UNREAD]
-        patient = time.monotonic() + PATIENCE_S
-        while self.unsettled and (unread or time.monotonic() < patient) and not stop.wait(self.settle_s):
+        patient = time.monotonic() + patience_s
+        while self.unsettled and time.monotonic() < patient and not stop.wait(self.settle_s):
             changes += self.scan()
-            unread = [path for path in unread if self._stamps.get(path) == UNREAD]
         return changes
 
     def _pass_on(self, deliver: Deliver, stop: threading.Event) -> None:
         changes = self._settled(stop)
+        if self.complete and not self._complete_told:
+            self._complete_told = True
+            changes.append(Synced())
         if changes:
             deliver(changes)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ebpfnet.model.facts import Change
+from ebpfnet.model.facts import Change, Kind
 
 
 class Deliver(Protocol):
@@ -37,8 +37,16 @@ class Stats:
     problem: str = ""
 
 
+HIDES = frozenset((Kind.FILE, Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.POD))
+"""Kinds that the tables may hold something of: refused at first, it is not known what they had there before."""
+
+
 class Source(Protocol):
-    """A stream of changes: everything there is, one ``Synced``, then what changes."""
+    """A stream of changes: everything there is, one ``Synced``, then what changes.
+
+    That ``Synced`` is not complete when an object or a file was refused that was never read well: what it had in the
+    tables before is not known. Another ``Synced`` follows when nothing is refused that way.
+    """
 
     @property
     def stats(self) -> Sequence[Stats]:

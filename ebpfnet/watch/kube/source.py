@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from ebpfnet.model.facts import Accepted, Change, Kind, Problem, Ref, Refused, Synced, Upsert
+from ebpfnet.model.facts import Accepted, Change, Delete, Kind, Problem, Ref, Refused, Synced, Upsert
 from ebpfnet.watch.kube.connection import Api
 from ebpfnet.watch.kube.reflector import IDLE_S, Reflector, Resource
-from ebpfnet.watch.source import Deliver, Stats
+from ebpfnet.watch.source import HIDES, Deliver, Stats
 
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
@@ -38,6 +38,8 @@ class KubeSource:
         self._node_known = all(each.kind != Kind.NODE for each in followed)
         self._lock = threading.Lock()
         self._waiting = len(followed)
+        self._unknown: set[Ref] = set()  # refused in the first lists: what the tables hold of these is not known
+        self._incomplete = False  # whether that was told
         self._deliver: Deliver
         self._reflectors = [Reflector(each, api, self._pass_on, self._listed, idle_s) for each in followed]
 
@@ -79,14 +81,34 @@ class KubeSource:
             self._node_known = True
             changes = [*changes, Accepted(self._node)]
         self._deliver(changes, read_at)
+        if self._waiting or self._incomplete:
+            self._note_unknown(changes)
+
+    def _note_unknown(self, changes: list[Change]) -> None:
+        """Keep count of what was never read well, and tell when that is nothing any more: after it was delivered."""
+        with self._lock:
+            for change in changes:
+                match change:
+                    case Refused(problem, partial=False) if self._waiting and problem.ref.kind in HIDES:
+                        self._unknown.add(problem.ref)
+                    case Upsert(fact):
+                        self._unknown.discard(fact.ref)
+                    case Delete(ref):
+                        self._unknown.discard(ref)
+            complete = self._incomplete and not self._unknown
+            self._incomplete &= not complete
+        if complete:
+            self._deliver([Synced()])
 
     def _listed(self) -> None:
         with self._lock:
             self._waiting -= 1
             whole = self._waiting == 0
+            complete = not self._unknown
+            self._incomplete = whole and not complete
         if whole:
             changes: list[Change] = []
             if not self._node_known:
                 text = "no such node in the cluster; what does --node-name say, and what `kubectl get nodes`?"
                 changes.append(Refused(Problem(self._node, "metadata.name", text)))
-            self._deliver([*changes, Synced()])
+            self._deliver([*changes, Synced(complete=complete)])

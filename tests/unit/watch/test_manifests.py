@@ -30,8 +30,8 @@ def told(changes) -> list[str]:
                 out.append(f"!{Path(problem.ref.name).name}")
             case Accepted(ref):
                 out.append(f"ok {Path(ref.name).name}")
-            case Synced():
-                out.append("synced")
+            case Synced(complete):
+                out.append("synced" if complete else "synced in part")
     return out
 
 

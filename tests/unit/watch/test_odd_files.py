@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import watchfiles
 
-from ebpfnet.model.facts import Change, Kind
+from ebpfnet.maps import dump
+from ebpfnet.model.facts import Change, Kind, Synced, Upsert
+from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.watch import manifests
 from ebpfnet.watch.manifests import ManifestSource, list_files, parse
-from tests.unit.watch.test_manifests import A, told
+from tests.cluster import Clock, memory_tables, settle
+from tests.unit.watch.test_manifests import A, B, told
 
 SERVICE = "kind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.96.0.1, ports: [{port: %s}]}\n"
 
@@ -83,3 +88,77 @@ def test_without_notifications_changes_are_seen_all_the_same(tmp_path: Path, mon
         assert told(delivered.get(timeout=10)) == ["synced"]
         (tmp_path / "a.yaml").write_text(A)
         assert told(delivered.get(timeout=10)) == ["+a"]
+
+
+def test_files_that_never_rest_hold_up_no_others(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text(A)
+    stop = threading.Event()
+
+    def churn() -> None:
+        for number in itertools.count():
+            if stop.wait(0.002):
+                return
+            (tmp_path / "new").write_text(f"kind: Node\nmetadata: {{name: churn-{number}}}\n")
+            (tmp_path / "new").rename(tmp_path / f"churn-{number % 3}.yaml")
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        with following(tmp_path) as delivered:
+            began = time.monotonic()
+            first = told(delivered.get(timeout=10))
+            assert "+a" in first
+            assert first[-1].startswith("synced")
+            (tmp_path / "b.yaml").write_text(B)
+            while not any(isinstance(each, Upsert) and each.fact.ref.name == "b" for each in delivered.get(timeout=10)):
+                pass
+            assert time.monotonic() - began < 10
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+BROKEN = "kind: Node\nmetadata: {name: ["
+REFUSED = "kind: Service\nmetadata: {name: web}\nspec: {clusterIP: x}\n"
+
+
+@pytest.mark.parametrize("text", [BROKEN, "", "# lost\n", REFUSED, "metadata: {name: x}\n"])
+def test_the_first_list_is_not_complete_until_all_of_it_was_read_well(tmp_path: Path, text: str):
+    (tmp_path / "a.yaml").write_text(A)
+    (tmp_path / "b.yaml").write_text(text)
+    with following(tmp_path) as delivered:
+        assert told(delivered.get(timeout=10))[-1] == "synced in part"
+        (tmp_path / "b.yaml").write_text(B)
+        seen = told(delivered.get(timeout=10))
+        assert "+b" in seen
+        assert seen[-1] == "synced"
+        (tmp_path / "c.yaml").write_text(BROKEN)
+        assert told(delivered.get(timeout=10)) == ["!c.yaml"]
+
+
+def test_a_file_that_can_t_be_read_and_is_removed_hides_nothing(tmp_path: Path):
+    (tmp_path / "b.yaml").write_text(BROKEN)
+    with following(tmp_path) as delivered:
+        assert told(delivered.get(timeout=10))[-1] == "synced in part"
+        (tmp_path / "b.yaml").write_text("")
+        assert told(delivered.get(timeout=10)) == ["ok b.yaml", "!b.yaml"]
+        (tmp_path / "b.yaml").unlink()
+        assert told(delivered.get(timeout=10)) == ["ok b.yaml", "synced"]
+
+
+def test_what_the_tables_hold_of_a_file_stays_over_a_restart_that_can_t_read_it(tmp_path: Path):
+    tables = memory_tables()
+    (tmp_path / "web.yaml").write_text(SERVICE % 80)
+    Reconciler(tables, "node-a").apply([*ManifestSource(tmp_path, settle_s=0).scan(), Synced()])
+    before = dump.summary(tables)
+    assert len(before) == 1
+    (tmp_path / "web.yaml").write_text(BROKEN)
+    source = ManifestSource(tmp_path, settle_s=0)
+    reconciler = Reconciler(tables, "node-a", clock := Clock())
+    reconciler.apply([*source.scan(), Synced(complete=source.complete)])
+    assert dump.summary(tables) == before
+    assert [problem.ref.kind for problem in reconciler.problems] == [Kind.FILE]
+    (tmp_path / "web.yaml").unlink()
+    reconciler.apply([*source.scan(), Synced(complete=source.complete)])
+    settle(reconciler, clock)
+    assert dump.summary(tables) == []

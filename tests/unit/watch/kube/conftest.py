@@ -27,6 +27,7 @@ class Followed:
         self.facts: dict[Ref, Fact] = {}
         self.problems: dict[tuple[Ref, str], Problem] = {}
         self.synced = 0
+        self.complete = False
         self.upserts: list[Ref] = []
         self.deletes: list[Ref] = []
         self.batches: list[int] = []
@@ -51,8 +52,9 @@ class Followed:
                 self.problems[problem.ref, problem.field] = problem
             case Accepted(ref):
                 self.problems = {key: problem for key, problem in self.problems.items() if key[0] != ref}
-            case Synced():
+            case Synced(complete):
                 self.synced += 1
+                self.complete = complete
 
     def wait(self, condition: Callable[[Followed], object], seconds: float = 20) -> None:
         """Wait until a condition of what was told holds."""

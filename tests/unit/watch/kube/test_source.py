@@ -304,3 +304,27 @@ def test_a_bookmark_moves_the_watch_on(server: ApiServer, follow: Follow):
         server.store.put(service("web"))
         told.wait(lambda told: "web" in told.names())
         assert told.source.stats[0].lists == 1
+
+
+@pytest.mark.parametrize("end", ["mended", "deleted"])
+def test_an_object_that_was_refused_at_first_leaves_the_list_in_part(server: ApiServer, follow: Follow, end: str):
+    broken = service("web")
+    broken["spec"]["clusterIPs"] = ["nonsense"]
+    server.store.put(broken)
+    server.store.put(service("good"))
+    with follow("services", "pods") as told:
+        told.wait(lambda told: told.synced)
+        assert not told.complete
+        server.log.wait(watching("services"))
+        server.store.put(pod("p"))
+        told.wait(lambda told: "p" in told.names())
+        assert told.synced == 1
+        if end == "mended":
+            server.store.put(service("web"))
+        else:
+            server.store.delete("Service", "default", "web")
+        told.wait(lambda told: told.complete)
+        assert told.synced == 2
+        server.store.put(broken)
+        told.wait(lambda told: told.problems)
+        assert told.complete
