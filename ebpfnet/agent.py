@@ -47,6 +47,7 @@ BTF = Path("/sys/kernel/btf/vmlinux")
 RUN = Path("/run/ebpfnet")
 HANDOVER_S = 2.0  # a killed agent may take a moment to be gone when its successor is there already
 ON_UPLINK, ON_WIRE, ON_WIRE_BESIDE = abi.PROGRAMS[2:4], abi.PROGRAMS[0:2], abi.PROGRAMS[4:6]
+BREATH_S = 0.0005
 SWITCH_INTERVAL_S = 0.0002  # a busy thread hands over quickly: 5 ms by default would be the latency of an event
 
 
@@ -259,14 +260,23 @@ class Agent:
                     self._wake.get_nowait()
             if self.stop.is_set():
                 return
+            self._retry()
             with self._lock:
-                self._reconciler.retry()
                 self._log_problems()
                 wires, late = self._reconciler.wires, self._reconciler.late
             self._telemetry.settled(late=late)
             if wires != swept or time.monotonic() >= next_sweep:
                 self._sweep()
                 swept, next_sweep = wires, time.monotonic() + self.config.sweep_interval
+
+    def _retry(self) -> None:
+        """Try again what failed, a step at a time: a change that comes meanwhile waits for one step."""
+        steps = self._reconciler.steps()
+        while not self.stop.is_set():
+            with self._lock:
+                if next(steps, self) is self:
+                    return
+            time.sleep(BREATH_S)  # or we would have the lock again before anyone who waits for it
 
     def _sweep(self) -> None:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)

@@ -13,7 +13,7 @@ from ebpfnet.exits import StaleLayout
 from ebpfnet.maps import syscall
 from ebpfnet.maps.table import TableError, TableFull
 
-CHUNK = 16_384
+CHUNK = 4_096  # a millisecond or two; larger ones are no faster
 FULL = {errno.E2BIG, errno.ENOSPC, errno.ENOMEM}
 LRU_SLACK = 256  # an LRU map may hold a few more than it says, in its per-CPU lists
 

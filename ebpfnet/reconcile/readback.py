@@ -29,6 +29,13 @@ def read_services(tables: Mapping[str, Table]) -> ServiceState:
     return ServiceState(frontends, slots)
 
 
+def name(names: Table, identity: int, label: str) -> None:
+    """Put a name right; raises ``TableError``."""
+    key, value = identity.to_bytes(8, "little"), abi.pack_name(label)
+    if names.get(key) != value:
+        names.put(key, value)
+
+
 def adopt(state: ServiceState, set_id: int, frontend: bytes) -> EndpointSet | None:
     """Take a set out of what was found; slots that are missing show as records of zeros, the others stay behind."""
     service = state.frontends.get(frontend)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ebpfnet import abi
 from ebpfnet.compile.pods import Wires, owners
@@ -35,6 +35,7 @@ from ebpfnet.model.facts import (
     Synced,
     Upsert,
 )
+from ebpfnet.reconcile import resync
 from ebpfnet.reconcile.backlog import Backlog
 from ebpfnet.reconcile.pods import PodTables
 from ebpfnet.reconcile.services import ServiceTables
@@ -64,6 +65,7 @@ class Reconciler:
         self._backlog = Backlog(clock)
         self._complete = False  # whether what nobody knows of is nobody's
         self._drift = Backlog(clock)  # one unit, ALL: the tables may hold what nobody knows of, a sync will find it
+        self._failures = 0
         self._refused: dict[Ref, dict[str, Problem]] = {}
         self._full: dict[int, Problem] = {}
         self._unfit: dict[int, None] = {}
@@ -158,15 +160,13 @@ class Reconciler:
     # What goes out
 
     def sync(self) -> None:
-        """Read the tables back and write every difference; also the way back after writes failed."""
+        """Read the tables back and write every difference: once, before anything else is written."""
         whole = self._tidy(self._read_back)
         if self.synced:
             self.flush()
             whole &= self._tidy(self._services.remove_passed) and self._tidy(self._check_names)
         if not whole:
             self._drift.add(ALL)
-        elif self._backlog.only(self._unfit.keys()):
-            self._drift.drop(ALL)
 
     def _read_back(self) -> None:
         leftover = self._services.read_back(keep=not self._complete)
@@ -244,13 +244,66 @@ class Reconciler:
         self._room = self._services.writer.room + self._services.writer.frontend_room
 
     def retry(self) -> None:
-        """Try again what failed and whose time has come."""
-        self._retry_due()
-        if self._drift.due():
-            if self._backlog.only(self._unfit.keys()):
-                self.sync()
-            else:  # not while a unit still fails: it would fail in the sync too
-                self._drift.add(ALL)
+        """Try again what failed and whose time has come, all of it at once."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[None]:
+        """Do what ``retry`` does in steps of a few milliseconds; between two, changes may be applied."""
+        for unit in self._backlog.due() if len(self._backlog) else ():
+            if unit in self._backlog:
+                self._attempt(unit, self._work(unit, again=True))
+                yield
+        if not self._drift.due():
+            return
+        if not self._backlog.only(self._unfit.keys()):  # not while a unit still fails: it would fail once more
+            self._drift.add(ALL)
+        elif not self.synced:
+            self.sync()
+        else:
+            yield from self._resync()
+
+    def _resync(self) -> Iterator[None]:
+        """Compare the tables with what is known, and bring them in line."""
+        self._drift.add(ALL)
+        failures = self._failures
+        checked = resync.Checked(self._tables, self._services, self._backlog)
+        try:
+            for unit in self._services.know_all() if self._complete else ():
+                if unit not in self._backlog:
+                    self._attempt(unit, lambda unit=unit: self._services.settle(unit))  # type: ignore[misc]
+                    yield
+            yield from self._resync_sets(checked)
+            self._pods.forget()
+            self._attempt(PODS, self._settle_pods)
+            yield
+            yield from checked.names(lambda: self._pods.named)
+            if self._complete and PODS not in self._backlog:
+                yield from checked.strays(lambda: self._pods.named)
+        except TableError as error:
+            log.warning("resync: %s", error.strerror or error)
+            return
+        if self._failures == failures and self._backlog.only(self._unfit.keys()):
+            self._drift.drop(ALL)
+            if self._complete:
+                self._services.count()
+
+    def _resync_sets(self, checked: resync.Checked) -> Iterator[None]:
+        looked = 0
+        for set_id in self._services.wanted():
+            start, generation = 0, None
+            while set_id not in self._backlog and set_id not in self._dirty and self._services.owner(set_id):
+                live = self._services.live(set_id)
+                if live is None or not checked.sound(live, start):
+                    self._attempt(set_id, lambda: self._services.restore(set_id))  # noqa: B023  # called at once
+                    break
+                start, looked = start + resync.STEP, looked + 4 + min(resync.STEP, live.count)
+                if looked >= resync.STEP:
+                    looked = 0
+                    yield
+                if start >= live.count or generation not in {None, live.generation}:
+                    break  # all of it, or it was written anew meanwhile
+                generation = live.generation
 
     def _retry_due(self) -> None:
         for unit in self._backlog.due() if len(self._backlog) else ():
@@ -315,6 +368,7 @@ class Reconciler:
         if isinstance(error, DoesNotFit):  # computed before anything was written
             self._unfit[unit] = None
         else:
+            self._failures += 1
             if ALL not in self._drift:
                 self._drift.add(ALL)
             log.log(logging.WARNING if first else logging.DEBUG, "%s: %s", ref or "pods of this node", text)

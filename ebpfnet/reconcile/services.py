@@ -47,6 +47,7 @@ class ServiceTables:
         self._fed_by: dict[Ref, tuple[int, ...]] = {}
         self._live: dict[int, EndpointSet] = {}
         self._passing: dict[bytes, list[bytes]] = {}
+        self._in_part: set[int] = set()  # sets with backends that no slice knows
         self._strays: dict[int, list[bytes]] = {}  # sets that nobody knows (yet), and their frontends
 
     # What is wanted
@@ -105,6 +106,18 @@ class ServiceTables:
     def names(self) -> dict[int, str]:
         """Return the names of the sets that are wanted."""
         return {set_id: entry.label for set_id, (entry, _) in self._wanted.items()}
+
+    def label(self, set_id: int) -> str | None:
+        """Return the name of a set that is wanted, None for any other."""
+        return self._wanted[set_id][0].label if set_id in self._wanted else None
+
+    def live(self, set_id: int) -> EndpointSet | None:
+        """Return a set as the kernel should hold it."""
+        return self._live.get(set_id)
+
+    def count(self) -> None:
+        """Count the slots in use anew: nothing but known sets is left."""
+        self.writer.used = sum([live.count for live in self._live.values()])
 
     def _union(self, set_id: int) -> bytes:
         pieces = list(self._pieces.get(set_id, {}).values())
@@ -212,6 +225,8 @@ class ServiceTables:
             self._live[set_id] = found
         if set_id in self._strays:
             self.adopt_stray(set_id)
+        if entry is not None and set_id in self._live:
+            readback.name(self._names, set_id, entry.label)
         self.settle(set_id)
 
     # What was there when we came
@@ -233,22 +248,28 @@ class ServiceTables:
                 self.writer.keep(service.id, frontend, stays=service.id not in self._live)
                 if service.id not in self._live:
                     self._strays.setdefault(service.id, []).append(frontend)
-        for set_id in self._live:
-            self._keep_unknown(set_id, keep=keep)
+            for set_id in self._live:
+                self._keep_unknown(set_id)
         return state
 
-    def _keep_unknown(self, set_id: int, *, keep: bool) -> None:
-        """Make a piece of the backends that a set was found with and that no slice knows; or forget that piece."""
-        pieces = self._pieces.setdefault(set_id, {})
-        pieces.pop(UNKNOWN, None)
-        if keep:
-            known = set(records(self._union(set_id)))
-            found = dict.fromkeys(records(self._live[set_id].run))
-            pieces[UNKNOWN] = b"".join([each for each in found if each not in known and any(each)])
-        if not pieces.get(UNKNOWN):
+    def _keep_unknown(self, set_id: int) -> None:
+        """Make a piece of the backends that a set was found with and that no slice knows."""
+        known = set(records(self._union(set_id)))
+        found = dict.fromkeys(records(self._live[set_id].run))
+        unknown = b"".join([each for each in found if each not in known and any(each)])
+        if unknown:
+            self._pieces.setdefault(set_id, {})[UNKNOWN] = unknown
+            self._in_part.add(set_id)
+
+    def know_all(self) -> list[int]:
+        """Forget what was kept because somebody might know it; returns the sets that this leaves to be settled."""
+        changed, self._in_part, self._strays = list(self._in_part), set(), {}
+        for set_id in changed:
+            pieces = self._pieces.get(set_id, {})
             pieces.pop(UNKNOWN, None)
-        if not pieces:
-            del self._pieces[set_id]
+            if not pieces:
+                self._pieces.pop(set_id, None)
+        return changed
 
     @property
     def strays(self) -> AbstractSet[int]:
@@ -266,7 +287,7 @@ class ServiceTables:
                 self.writer.keep(set_id, frontend, stays=False)
             elif found is not None:
                 self._live[set_id] = found
-                self._keep_unknown(set_id, keep=True)
+                self._keep_unknown(set_id)
         del self._strays[set_id]
 
     def _adopt(self, state: readback.ServiceState, set_id: int, frontend: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 
 import pytest
 
@@ -171,18 +172,18 @@ def test_what_does_not_fit_is_named_and_the_last_good_version_stays():
     assert reconciler.problems == []
 
 
-def test_what_does_not_fit_lets_a_failed_write_be_followed_by_one_sync(monkeypatch: pytest.MonkeyPatch):
-    """A sync reads everything back: not at every turn for as long as a table is full."""
+def test_what_does_not_fit_lets_a_failed_write_be_followed_by_one_resync(monkeypatch: pytest.MonkeyPatch):
+    """A resync reads everything back: not at every turn for as long as a table is full."""
     clock, syncs = Clock(), list[float]()
 
-    def sync() -> None:
+    def resync() -> Iterator[None]:
         syncs.append(clock.now)
-        Reconciler.sync(reconciler)
+        return Reconciler._resync(reconciler)
 
     tables = memory_tables(slots=4)
     tables["slots"] = table = FaultyTable(tables["slots"], 1.0, seed=1, limit=0)
     reconciler = Reconciler(tables, "node-a", clock)
-    monkeypatch.setattr(reconciler, "sync", sync)
+    monkeypatch.setattr(reconciler, "_resync", resync)
     reconciler.apply([Upsert(WEB), Upsert(piece("web", "a", ["10.0.0.1", "10.0.0.2", "10.0.0.3"])), Synced()])
     reconciler.apply([Upsert(service("big", "10.96.0.2")), Upsert(piece("big", "a", ["10.0.1.1", "10.0.1.2"]))])
     table.left = 1
@@ -190,7 +191,7 @@ def test_what_does_not_fit_lets_a_failed_write_be_followed_by_one_sync(monkeypat
     for _ in range(200):
         clock.now += 0.5
         reconciler.retry()
-    assert len(syncs) == 2
+    assert len(syncs) == 1
     assert [problem.ref.name for problem in reconciler.problems] == ["big"]
 
 
