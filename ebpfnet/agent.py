@@ -8,7 +8,6 @@ agent takes them over.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import logging
 import os
@@ -17,15 +16,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebpfnet import __version__, abi, status
+from ebpfnet.alone import alone
 from ebpfnet.datapath import attach, build, capabilities, interfaces, load
 from ebpfnet.datapath.interfaces import Chosen, Interface
-from ebpfnet.exits import EbpfnetError, MissingFeature, NotRunning
+from ebpfnet.exits import MissingFeature, NotRunning
 from ebpfnet.maps import pins
 from ebpfnet.maps.kernel import KernelTable
 from ebpfnet.maps.table import TableError
@@ -45,7 +44,6 @@ log = logging.getLogger(__name__)
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 RUN = Path("/run/ebpfnet")
-HANDOVER_S = 2.0  # a killed agent may take a moment to be gone when its successor is there already
 ON_UPLINK, ON_WIRE, ON_WIRE_BESIDE = abi.PROGRAMS[2:4], abi.PROGRAMS[0:2], abi.PROGRAMS[4:6]
 BREATH_S = 0.0005
 SWITCH_INTERVAL_S = 0.0002  # a busy thread hands over quickly: 5 ms by default would be the latency of an event
@@ -108,7 +106,9 @@ class Agent:
 
     def run(self) -> None:
         """Bring the node under control and keep it so; raises ``EbpfnetError`` when it can't."""
-        with alone(self.config.run):
+        capabilities.check()
+        pins.check_place(self.config.pins)
+        with alone(self.config.run, self.config.pins):
             self._prepare()
             threads = [
                 self._thread("watch", self._source.run, self._on_changes, self.stop),
@@ -130,8 +130,6 @@ class Agent:
 
     def _prepare(self) -> None:
         """Check, compile, load, pin and take over what is attached, before anything is changed in the tables."""
-        capabilities.check()
-        pins.check_place(self.config.pins)
         if not BTF.exists():
             raise MissingFeature(f"this kernel has no BTF ({BTF} is missing); build it with CONFIG_DEBUG_INFO_BTF")
         self._source = self._make_source()
@@ -331,35 +329,6 @@ class Agent:
                 "uplink": list(self.config.uplink),
                 "interfaces": listed,
             }
-
-
-@contextlib.contextmanager
-def alone(run: Path) -> Iterator[None]:
-    """Hold the run directory: two agents on one node would undo each other's work."""
-    run.mkdir(mode=0o755, parents=True, exist_ok=True)
-    path = run / "agent.lock"
-    with contextlib.ExitStack() as stack:
-        deadline = time.monotonic() + HANDOVER_S
-        lock = stack.enter_context(path.open("a+"))
-        while not _locked(lock.fileno()):
-            if time.monotonic() > deadline:
-                lock.seek(0)
-                raise EbpfnetError(f"another agent (pid {lock.read().strip()}) is running on {run}")
-            time.sleep(0.02)
-        if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-            raise EbpfnetError(f"{path} was removed by a clean-up; start again")
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def run(config: AgentConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -22,15 +21,15 @@ def cleanup(instances: list[nodes.Instance], *, dry_run: bool) -> None:
 
     Other tools' filters, routes and interfaces stay. Refused while an agent runs. A lab is removed with `lab down`.
     """
-    from ebpfnet.agent import alone
+    from ebpfnet.alone import alone
 
     if os.geteuid() != 0:
         raise NotRoot("cleanup needs root (CAP_BPF and CAP_NET_ADMIN)")
     for instance in instances:
         if instance.node:
             raise EbpfnetError("cleanup is for a node; `ebpfnet lab down` removes a lab")
-        # The lock, not the socket: an agent may be starting, or too busy to answer.
-        with alone(instance.run) if (instance.run / "agent.lock").exists() else contextlib.nullcontext():
+        # The locks, not the socket: an agent may be starting, too busy to answer, or run with another --run.
+        with alone(instance.run, instance.pins, make=False):
             _clean(instance, dry_run=dry_run)
 
 

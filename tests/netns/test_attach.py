@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ebpfnet import abi
-from ebpfnet.agent import alone
+from ebpfnet.alone import alone
 from ebpfnet.datapath import build, load
 from ebpfnet.maps import kernel
 
@@ -129,10 +129,12 @@ def test_cleanup_removes_all_of_ours(netns: str, programs: dict[str, load.Progra
     assert inside(netns, sys.executable, "-m", "ebpfnet", "cleanup", *place).strip() == "nothing of ours is here"
 
 
-def test_cleanup_leaves_what_an_agent_holds(netns: str, programs: dict[str, load.Program], tmp_path: Path):
+@pytest.mark.parametrize("what", ["run", "pins"])
+def test_cleanup_leaves_what_an_agent_holds(netns: str, programs: dict[str, load.Program], tmp_path: Path, what: str):
     python(netns, f"attach.attach({index(netns, 'wire')}, [p['from_pod']])", programs)
     place = ("--pins", str(tmp_path / "pins"), "--run", str(tmp_path))
-    with alone(tmp_path), pytest.raises(subprocess.CalledProcessError) as refused:
+    held = (tmp_path, tmp_path / "other") if what == "run" else (tmp_path / "other", tmp_path / "pins")
+    with alone(*held), pytest.raises(subprocess.CalledProcessError) as refused:
         inside(netns, sys.executable, "-m", "ebpfnet", "cleanup", *place)
     assert "another agent" in refused.value.stderr
     assert filters(netns, "ingress")
