@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ebpfnet import abi
+from ebpfnet.cli import candidates
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
 from ebpfnet.cli.lookup import Lookup, full_name, refuse_unknown, without_port
@@ -41,7 +42,9 @@ def rows_of(instance: nodes.Instance, tables: dict[str, Any], only: str | None) 
 
 
 @backend.command(name="list")
-@click.option("--service", "only", metavar="[NAMESPACE/]NAME[:PORT]", help="Of one service.")
+@click.option(
+    "--service", "only", metavar="[NAMESPACE/]NAME[:PORT]", shell_complete=candidates.services, help="Of one service."
+)
 @nodes.options
 @form.options
 def list_backends(only: str | None, instances: list[nodes.Instance], output: str, *, headers: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ebpfnet import abi
+from ebpfnet.cli import candidates
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
 from ebpfnet.cli.lookup import Lookup, full_name, refuse_unknown, without_port
@@ -23,8 +24,12 @@ def flow() -> None:
 
 
 @flow.command(name="list")
-@click.option("--service", metavar="[NAMESPACE/]NAME[:PORT]", help="Through this service.")
-@click.option("--pod", metavar="[NAMESPACE/]NAME", help="From or to this pod of the node.")
+@click.option(
+    "--service", metavar="[NAMESPACE/]NAME[:PORT]", shell_complete=candidates.services, help="Through this service."
+)
+@click.option(
+    "--pod", metavar="[NAMESPACE/]NAME", shell_complete=candidates.pods, help="From or to this pod of the node."
+)
 @click.option("--protocol", type=click.Choice(["TCP", "UDP", "SCTP", "ICMP"], case_sensitive=False))
 @click.option("--state", type=click.Choice([state.name for state in abi.FlowState], case_sensitive=False))
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many of each node.")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ebpfnet.cli import candidates
 from ebpfnet.exits import NotRunning
 from ebpfnet.maps import pins
 from ebpfnet.places import LABS, RUN
@@ -87,8 +88,23 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     path = click.Path(path_type=Path)
     for option in (
-        click.option("--node", "instances", callback=chosen, metavar="NODE", help="One node of a lab."),
-        click.option("--lab", "--name", "lab", is_eager=True, metavar="NAME", help="The nodes of this lab."),
+        click.option(
+            "--node",
+            "instances",
+            callback=chosen,
+            metavar="NODE",
+            shell_complete=candidates.node_names,
+            help="One node of a lab.",
+        ),
+        click.option(
+            "--lab",
+            "--name",
+            "lab",
+            is_eager=True,
+            metavar="NAME",
+            shell_complete=candidates.labs,
+            help="The nodes of this lab.",
+        ),
         click.option("--run", is_eager=True, type=path, metavar="DIR", help="Where the agent's socket is."),
         click.option("--pins", is_eager=True, type=path, metavar="DIR", help="Where the maps are pinned."),
     ):

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ebpfnet.cli import candidates
 from ebpfnet.exits import NotRoot
 
 if TYPE_CHECKING:
     from ebpfnet.lab.cluster import Lab
 
-_name = click.option("--name", "--lab", default="lab", show_default=True, metavar="NAME", help="Which lab.")
+_name = click.option("--name", "--lab", default="lab", show_default=True, metavar="NAME",
+                     shell_complete=candidates.labs, help="Which lab.")  # fmt: skip
 _timeout = click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="Give up after so long.")
 
 
@@ -100,8 +102,11 @@ def status(name: str, output: str) -> None:
 
 @lab.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @_name
-@click.option("--node", metavar="NODE", help="Run it on a node instead of in a pod.")
-@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[POD] -- COMMAND...")
+@click.option(
+    "--node", metavar="NODE", shell_complete=candidates.nodes_of_lab, help="Run it on a node instead of in a pod."
+)
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[POD] -- COMMAND...",
+                shell_complete=candidates.pods_of_lab)  # fmt: skip
 @_as_root
 def exec_(name: str, node: str | None, words: tuple[str, ...]) -> None:
     """Run a command in a pod's or node's network.

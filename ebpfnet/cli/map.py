@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ebpfnet import abi
+from ebpfnet.cli import candidates
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
 from ebpfnet.exits import EbpfnetError
@@ -39,7 +40,7 @@ def list_maps(instances: list[nodes.Instance], output: str, *, headers: bool) ->
 
 
 @map.command()
-@click.argument("name", required=False, metavar="[MAP]")
+@click.argument("name", required=False, metavar="[MAP]", shell_complete=candidates.tables)
 @click.option("--raw", is_flag=True, help="Bytes in hexadecimal.")
 @nodes.options
 @form.options

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ebpfnet import abi
+from ebpfnet.cli import candidates
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
 from ebpfnet.cli.lookup import Lookup, full_name, refuse_unknown, without_port
@@ -54,7 +55,7 @@ def list_services(instances: list[nodes.Instance], output: str, *, headers: bool
 
 
 @service.command()
-@click.argument("name", metavar="[NAMESPACE/]NAME")
+@click.argument("name", metavar="[NAMESPACE/]NAME", shell_complete=candidates.services)
 @nodes.options
 @form.options
 def get(name: str, instances: list[nodes.Instance], output: str, *, headers: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ebpfnet.lab import folder
 from tests.netns.test_lab import leftovers
+from tests.prog.commands import completions
 
 EBPFNET = [sys.executable, "-m", "ebpfnet"]
 
@@ -45,6 +46,10 @@ def test_up_status_exec_down(lab_name: str):
     get = "import urllib.request as r; print(r.urlopen('http://10.96.0.10/').read().decode())"
     answer = run("lab", "exec", "--name", lab_name, "client", "--", sys.executable, "-c", get)
     assert json.loads(answer.stdout)["protocol"] == "HTTP"
+    assert completions("pod", "list", "--lab", lab_name[:-1]) == [lab_name]
+    assert completions("pod", "list", "--lab", lab_name, "--node", "node-") == ["node-a", "node-b"]
+    assert completions("lab", "exec", "--name", lab_name, "web-b") == ["web-b"]
+    assert completions("lab", "exec", "--name", lab_name, "web-b", "--", "cl") == []
     node = run("lab", "exec", "--name", lab_name, "--node", "node-b", "--", "ip", "-br", "link")
     assert "uplink" in node.stdout
     assert run("lab", "exec", "--name", lab_name, "client", "--", "false").returncode == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from ebpfnet.datapath import build, load
 from ebpfnet.maps import kernel
 from ebpfnet.simulate.network import private_network
 from tests import packets
+from tests.prog import commands
 from tests.prog.loaded import Datapath
 
 SIZES = {"services": 64, "slots": 256, "pods": 64, "flows": 4096, "fragments": 128, "names": 64}
@@ -51,3 +53,11 @@ def datapath(loaded: Datapath) -> Iterator[Datapath]:
 def ends(request: pytest.FixtureRequest) -> packets.Ends:
     found: packets.Ends = request.param
     return found
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a folder with a node's pinned tables, for the command line."""
+    needs_root()
+    with commands.tables_in(tmp_path_factory.mktemp("cli")) as root:
+        yield root

@@ -2,82 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ebpfnet import abi, status
-from ebpfnet.exits import NotRoot
-from ebpfnet.maps import kernel, pins
-from ebpfnet.model.facts import Synced, Upsert
-from ebpfnet.reconcile.reconciler import Reconciler
-from tests.cluster import TCP, UDP, piece, pod, service, wire
-from tests.prog.conftest import needs_root
-
-SMALL = {name: spec._replace(max_entries=min(spec.max_entries, 1024)) for name, spec in abi.TABLES.items()}
-
-
-def packed(text: str) -> bytes:
-    return abi.pack_address(ipaddress.ip_address(text))
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Tables as an agent left them: a service, pods, a connection and its drops."""
-    needs_root()
-    root = tmp_path_factory.mktemp("cli")
-    (root / "bpf").mkdir()
-    subprocess.run(["mount", "-t", "bpf", "bpf", root / "bpf"], check=True)
-    tables = pins.create_or_open_all(root / "bpf" / "x", SMALL)
-    reconciler = Reconciler(tables, "node-a")
-    web = service("web", "10.96.0.1", "fd00:96::1", ports=[("http", TCP, 80), ("dns", UDP, 53)])
-    ports = [("http", TCP, 8080), ("dns", UDP, 5353)]
-    pieces = [piece("web", "a", ["10.0.0.1", "10.0.0.2"], ports=ports), piece("web", "b", ["fd00::1"], ports=ports)]
-    reconciler.apply(
-        [Upsert(web), *map(Upsert, pieces), Upsert(pod("client", "10.0.0.9")), Upsert(pod("b", "10.0.0.1"))]
-    )
-    reconciler.set_wires({"default/client": wire(5), "default/b": wire(6)})
-    reconciler.apply([Synced()])
-    _connection(tables, reconciler)
-    yield root
-    pins.close_all(tables)
-    subprocess.run(["umount", "-l", root / "bpf"], check=True)
-
-
-def _connection(tables: dict[str, kernel.KernelTable], reconciler: Reconciler) -> None:
-    key = abi.Tuple(packed("10.0.0.9"), packed("10.96.0.1"), 40000, 80, TCP)
-    to = abi.Tuple(packed("10.0.0.9"), packed("10.0.0.1"), 40000, 8080, TCP)
-    found = tables["services"].get(abi.Frontend(packed("10.96.0.1"), 80, TCP).pack())
-    assert found is not None
-    identity = abi.Service.unpack(found).id
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    state, flags = abi.FlowState.ESTABLISHED, abi.FlowFlag.NAT
-    tables["flows"].put(key.pack(), abi.Flow(to, now, identity, wire(5), wire(6), state, flags, 2).pack())
-    reason = abi.DropReason.SPOOFED_MAC
-    sample = abi.DropSample(1, now, key, 5, 60, abi.Hook.FROM_POD, reason)
-    tables["drop_samples"].put((1).to_bytes(4, "little"), sample.pack())
-    counter = abi.Counter(3, 180).pack() + bytes(tables["drops"].value_size - 16)
-    tables["drops"].put((abi.Hook.FROM_POD * abi.DROP_MAX + reason).to_bytes(4, "little"), counter)
-
-
-def call(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ebpfnet", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=check)
-
-
-def ask(node: Path, *arguments: str) -> str:
-    return call(*arguments, "--pins", str(node / "bpf" / "x"), "--run", str(node)).stdout
+from ebpfnet.maps import pins
+from tests.cluster import TCP
+from tests.prog.commands import ask, call, packed
 
 
 def test_service_list(node: Path):
@@ -96,12 +36,6 @@ def test_service_get(node: Path):
 
 def test_service_get_shows_ipv6_addresses_with_ports_in_brackets(node: Path):
     assert "default/web:http [fd00:96::1]:80" in ask(node, "service", "get", "default/web").splitlines()
-
-
-def test_service_that_is_not_there_suggests_one(node: Path):
-    done = call("service", "get", "default/wep", "--pins", str(node / "bpf" / "x"), check=False)
-    assert done.returncode == 1
-    assert "did you mean default/web?" in done.stderr
 
 
 def test_backend_list(node: Path):
@@ -127,25 +61,6 @@ def test_pod_list(node: Path):
 )
 def test_flow_list(node: Path, filters: list[str], found: int):
     assert len(json.loads(ask(node, "flow", "list", "-o", "json", *filters))) == found
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["flow", "list", "--service", "shop/web"], "no service 'shop/web' in the tables; did you mean default/web?"),
-        (["flow", "list", "--pod", "clint"], "no pod 'default/clint' in the tables; did you mean default/client?"),
-        (
-            ["backend", "list", "--service", "default"],
-            "did you mean default/web?",
-        ),
-        (["backend", "list", "--service", "nix"], "no service 'default/nix' in the tables\n"),
-        (["service", "get", "nix"], "no service 'default/nix' in the tables\n"),
-    ],
-)
-def test_a_filter_for_what_is_not_there_says_so(node: Path, words: list[str], message: str):
-    done = call(*words, "--pins", str(node / "bpf" / "x"), check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert message in done.stderr
 
 
 def test_flow_list_names_both_ends(node: Path):
@@ -277,101 +192,6 @@ def test_status_names_refusals_in_its_first_line(
 
 def test_yaml(node: Path):
     assert "- node: ''" in ask(node, "pod", "list", "-o", "yaml")
-
-
-def test_no_agent_ever_ran(tmp_path: Path):
-    needs_root()
-    done = call("service", "list", "--pins", str(tmp_path / "none"), check=False)
-    assert (done.returncode, done.stdout) == (8, "")
-    assert done.stderr.startswith("ebpfnet: no tables in ")
-
-
-def test_pins_outside_of_a_bpffs(tmp_path: Path):
-    needs_root()
-    done = call("service", "list", "--pins", str(tmp_path), check=False)
-    assert done.returncode == 4
-    assert f"{tmp_path} is not on a BPF filesystem; mount one: mount -t bpf bpf {tmp_path}\n" in done.stderr
-
-
-@pytest.mark.parametrize("option", ["--lab", "--name", "--node"])
-def test_pins_are_of_one_node_and_not_of_a_lab(node: Path, option: str):
-    done = call("pod", "list", "--pins", str(node / "bpf" / "x"), option, "x", check=False)
-    assert done.returncode == 2
-    assert "not both" in done.stderr
-
-
-@pytest.mark.parametrize("option", ["--lab", "--name"])
-@pytest.mark.parametrize("verb", [("pod", "list"), ("lab", "status")])
-def test_both_names_of_the_option_for_a_lab(verb: tuple[str, str], option: str):
-    needs_root()
-    done = call(*verb, option, "nosuch", check=False)
-    assert done.returncode == 8
-    assert "no lab 'nosuch'" in done.stderr
-
-
-def test_agent_without_bpffs(tmp_path: Path):
-    needs_root()
-    options = ["--node-name", "n", "--manifests", str(tmp_path), "--uplink", "lo"]
-    done = call("agent", *options, "--pins", str(tmp_path / "x"), "--run", str(tmp_path / "run"), check=False)
-    assert done.returncode == 4
-    assert "mount -t bpf" in done.stderr
-
-
-def test_agent_with_a_stale_pin(node: Path, tmp_path: Path):
-    options = ["--node-name", "n", "--manifests", str(tmp_path), "--uplink", "lo"]
-    done = call("agent", *options, "--pins", str(node / "bpf" / "x"), "--run", str(tmp_path), check=False)
-    assert done.returncode == 5
-    assert "ebpfnet cleanup" in done.stderr
-
-
-def test_agent_without_its_uplink(node: Path, tmp_path: Path):
-    options = ["--node-name", "n", "--manifests", str(tmp_path), "--uplink", "nosuch0"]
-    done = call("agent", *options, "--pins", str(node / "bpf" / "y"), "--run", str(tmp_path), check=False)
-    assert done.returncode == 8
-    assert "--uplink nosuch0: no such interface" in done.stderr
-    assert not (node / "bpf" / "y").exists()
-
-
-def test_agent_without_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "geteuid", lambda: 65534)
-    with pytest.raises(NotRoot, match="needs root") as refused:
-        pins.check_place(tmp_path)
-    assert refused.value.exit_code == 3
-
-
-def test_usage_errors():
-    assert call("service", "lst", check=False).returncode == 2
-    assert call("agent", "--max-flows", "1", check=False).returncode == 2
-    assert call("agent", "--api-server-urls", "here", check=False).returncode == 2
-
-
-@pytest.mark.parametrize("group", ["lab", "service", "backend", "pod", "flow", "drop", "map"])
-def test_a_help_line_says_it_all(group: str):
-    assert "..." not in call(group, "--help").stdout.partition("Commands:")[2]
-
-
-NOBODY = "import os, sys; os.geteuid = lambda: 65534; from ebpfnet.cli.main import main; main()"
-
-
-@pytest.mark.parametrize(
-    "verb",
-    [
-        "lab up",
-        "lab sync",
-        "lab status",
-        "lab exec x -- true",
-        "lab down",
-        "lab demo",
-        "pod list --pins x",
-        "status --pins x",
-    ],
-)
-def test_without_root(verb: str):
-    command = [sys.executable, "-c", NOBODY, *verb.split()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "needs root" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_a_list_loads_neither_bcc_nor_kubernetes_nor_pyroute2(node: Path):
