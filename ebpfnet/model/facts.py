@@ -43,14 +43,17 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An object that was refused, in whole or in part: the field's path in the manifest and what is wrong with it."""
+    """An object that was refused, in whole or in part: the field's path in the manifest and what is wrong with it.
+
+    ``field`` is empty where the whole is meant: a file, a folder, a list of the API server.
+    """
 
     ref: Ref
     field: str
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.ref}: {self.field}: {self.reason}"
+        return ": ".join(part for part in (str(self.ref), self.field, self.reason) if part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from ebpfnet.simulate import flows
 from ebpfnet.simulate.answer import answer
 from ebpfnet.simulate.world import World
 from ebpfnet.watch import manifests
+from ebpfnet.watch.words import explain
 
 COMMANDS = ("apply", "delete", "reset")
 
@@ -91,7 +92,8 @@ class Session:
         try:
             wanted = msgspec.convert(argument, _Deletion)
         except msgspec.ValidationError as error:
-            return _refusal(f"delete: {error}")
+            field, reason = explain(str(error))
+            return _refusal(f"delete{field and '.'}{field}: {reason}")
         cluster_wide = wanted.kind in {Kind.NODE, Kind.NAMESPACE}
         ref = Ref(wanted.kind, "" if cluster_wide else wanted.namespace or "default", wanted.name)
         if ref not in self._world.facts:

@@ -32,6 +32,7 @@ from ebpfnet.model.facts import (
     SlicePort,
 )
 from ebpfnet.watch import schema
+from ebpfnet.watch.words import explain
 
 PROTOCOLS = {"TCP": abi.Protocol.TCP, "UDP": abi.Protocol.UDP, "SCTP": abi.Protocol.SCTP}
 CLUSTER_KINDS = {Kind.NODE, Kind.NAMESPACE}
@@ -76,7 +77,7 @@ def decode(item: Mapping[str, Any]) -> Decoded:
     try:
         return convert(_named(ref), msgspec.convert(item, struct))
     except msgspec.ValidationError as error:
-        field, reason = _explain(str(error))
+        field, reason = explain(str(error))
         return Decoded(ref, None, (Problem(ref, field, reason),))
     except _Bad as error:
         return Decoded(ref, None, (Problem(ref, error.field, error.reason),))
@@ -127,12 +128,6 @@ def _is_name(text: str) -> bool:
     plain = text.replace("-", "").replace(".", "")
     whole = 0 < len(text) <= NAME_MAX and plain.isascii() and plain.isalnum() and plain == plain.lower()
     return whole and text[0] not in "-." and text[-1] not in "-."
-
-
-def _explain(message: str) -> tuple[str, str]:
-    """Split msgspec's "Expected `int`, got `str` - at `$.spec.ports[0].port`"."""
-    reason, _, path = message.partition(" - at `$")
-    return path.rstrip("`").lstrip(".") or "(object)", reason
 
 
 def parse_address(text: object, field: str) -> IPAddress:

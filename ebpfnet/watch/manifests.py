@@ -23,6 +23,7 @@ from ebpfnet.exits import BadInput
 from ebpfnet.model.facts import Accepted, Change, Delete, Fact, Kind, Problem, Ref, Refused, Synced, Upsert
 from ebpfnet.watch.decode import decode
 from ebpfnet.watch.source import HIDES, Deliver, Stats
+from ebpfnet.watch.words import type_name
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def _objects(document: object) -> Iterator[Mapping[str, Any]]:
             return
         yield document
         return
-    raise ValueError(f"a document is a {type(document).__name__}, not an object")
+    raise ValueError(f"an object is expected, not {type_name(document)}")
 
 
 def parse(name: str, text: bytes) -> Content:
@@ -80,7 +81,7 @@ def parse(name: str, text: bytes) -> Content:
         decoded = [decode(item) for item in items]
     except Exception as error:  # PyYAML's constructors raise whatever they stumble over: IndexError, KeyError, ...
         mark = getattr(error, "problem_mark", None)
-        field = f"line {mark.line + 1}" if mark else "(file)"
+        field = f"line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or (str(error) or type(error).__name__).splitlines()[0]
         return Content({}, (Problem(here, field, reason),), broken=True)
     for found in decoded:
@@ -122,7 +123,9 @@ def merge(contents: Mapping[Path, Content]) -> tuple[dict[Ref, Fact], list[Probl
         problems += contents[path].problems
         for ref, fact in contents[path].facts.items():
             if ref in facts:
-                problems.append(Problem(ref, "(object)", f"stands in {home[ref]} and in {path}; the first is used"))
+                problems.append(
+                    Problem(ref, "metadata.name", f"stands in {home[ref]} and in {path}; the first is used")
+                )
                 continue
             facts[ref], home[ref] = fact, path
     return facts, problems
@@ -178,7 +181,7 @@ class ManifestSource:
         here = Ref(Kind.FILE, "", str(self.folder))
         if not self.folder.is_dir():  # unmounted, or being replaced: nothing is deleted for that
             self.complete = False
-            problem = Problem(here, "(folder)", "not there; everything stays as it was")
+            problem = Problem(here, "", "not there; everything stays as it was")
             return self._tell({here: (problem,)}, keep=True)
         for path in self._changed():
             self._reread(path)
@@ -243,13 +246,13 @@ class ManifestSource:
         try:
             content = parse(str(path), path.read_bytes())
         except OSError as error:
-            problem = Problem(Ref(Kind.FILE, "", str(path)), "(file)", error.strerror or "")
+            problem = Problem(Ref(Kind.FILE, "", str(path)), "", error.strerror or "")
             content = Content({}, (problem,), broken=True)
         before = self._contents.get(path)
         never = before is None or path in self._unknown
         if content.empty and (not self._complete_told if before is None or never else before.facts):
             # An editor truncates before it writes. Whoever means it removes the file.
-            problem = Problem(Ref(Kind.FILE, "", str(path)), "(file)", "empty; remove it to delete what it held")
+            problem = Problem(Ref(Kind.FILE, "", str(path)), "", "empty; remove it to delete what it held")
             content = Content({}, (problem,), broken=True)
         if content.broken and path in self._contents:
             content = content._replace(facts=self._contents[path].facts)

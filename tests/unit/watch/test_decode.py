@@ -55,7 +55,7 @@ def test_services_without_a_cluster_ip(spec):
 @pytest.mark.parametrize(
     ("item", "text"),
     [
-        (service(ports=[{"port": "80"}]), "spec.ports[0].port: Expected `int`, got `str`"),
+        (service(ports=[{"port": "80"}]), "spec.ports[0].port: a number is expected, not a text"),
         (service(ports=[{"port": 0}]), "spec.ports[0].port: 0 is not a port"),
         (service(ports=[{"port": 65536}]), "spec.ports[0].port: 65536 is not a port"),
         (service(ports=[{"port": 80, "protocol": "QUIC"}]), "spec.ports[0].protocol: 'QUIC' is not TCP, UDP or SCTP"),
@@ -64,7 +64,7 @@ def test_services_without_a_cluster_ip(spec):
         (service(clusterIP="::ffff:10.0.0.1"), "spec.clusterIP: '::ffff:10.0.0.1' is an IPv4-mapped"),
         (service(clusterIPs=["10.0.0.1", "10.0.0.2"]), "spec.clusterIPs[1]: a second IPv4 address"),
         (service(clusterIP="127.0.0.1"), "spec.clusterIP: 127.0.0.1 is loopback"),
-        (service(clusterIPs="10.0.0.1"), "spec.clusterIPs: Expected `array | null`, got `str`"),
+        (service(clusterIPs="10.0.0.1"), "spec.clusterIPs: a list is expected, not a text"),
         ({"kind": "Service", "metadata": {"name": "Web"}}, "metadata.name: 'Web' is not a name"),
         ({"kind": "Service", "metadata": {}}, "metadata.name: '(no name)' is not a name"),
         ({"kind": "Service", "spec": {}}, "metadata.name"),
