@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ebpfnet import abi
+from ebpfnet.watch.words import explain
 
 PROTOCOLS = ("TCP", "UDP", "SCTP", "ICMP")
 
@@ -32,14 +33,27 @@ class Flow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"sou
         return abi.Protocol[self.protocol]
 
 
+def _spelled(flow: Flow) -> Flow:
+    """Return the flow as it is meant: `tcp` is TCP, and "80" is port 80 (a port's name has a letter)."""
+    if flow.protocol not in PROTOCOLS:
+        flow = msgspec.structs.replace(flow, protocol=flow.protocol.upper())
+    if isinstance(flow.port, str) and flow.port.isascii() and flow.port.isdigit():
+        number = int(flow.port[:6])
+        if not 1 <= number <= 65535:
+            raise BadFlow(f"port: {flow.port} is not a port (1 to 65535)")
+        flow = msgspec.structs.replace(flow, port=number)
+    return flow
+
+
 def parse(line: Any) -> Flow:
     """Return the flow that a decoded JSON object says; raises ``BadFlow``."""
     try:
         flow = msgspec.convert(line, Flow)
     except msgspec.ValidationError as error:
-        raise BadFlow(str(error).replace("`source`", "`from`").replace("`destination`", "`to`")) from error
+        raise BadFlow(": ".join(part for part in explain(str(error)) if part)) from error
+    flow = _spelled(flow)
     if flow.protocol not in PROTOCOLS:
-        raise BadFlow(f"protocol: {flow.protocol!r} is none of {', '.join(PROTOCOLS)}")
+        raise BadFlow(f"protocol: {line['protocol']!r} is none of {', '.join(PROTOCOLS)}")
     if flow.port is None and flow.protocol != "ICMP":
         raise BadFlow(f"port: {flow.protocol} needs one")
     return flow
