@@ -129,4 +129,5 @@ def _row(answer: dict[str, Any]) -> list[str]:
         failure = "ok" if answer.get("ok") else f"error: {answer.get('error')}"
         return [*map(str, ends), failure, "", "", ""]
     backends = "\n".join(f"{backend} {found['hits']}" for backend, found in answer["backends"].items())
-    return [*map(str, ends), answer["verdict"], answer["reason"] or "-", answer["service"] or "-", backends or "-"]
+    stopped = "-" if answer["verdict"] == "allow" else answer["steps"][-1]["verdict"]
+    return [*map(str, ends), answer["verdict"], answer["reason"] or stopped, answer["service"] or "-", backends or "-"]

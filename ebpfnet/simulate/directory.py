@@ -129,6 +129,12 @@ class Directory:
         address = abi.unpack_address(raw)
         return any(address in network for network in self._inside)
 
+    def has_frontend(self, key: bytes) -> bool:
+        """Tell whether an address of services serves the destination port; True for any other address."""
+        services = self._services_at.get(key[16:32])
+        ends = {(port.port, port.protocol) for each in (services or {}).values() for port in each.ports}
+        return not services or (int.from_bytes(key[34:36], "big"), key[36]) in ends
+
     # What a flow means
 
     def resolve(self, flow: Flow, source_port: int) -> Journey:
@@ -208,6 +214,15 @@ class Directory:
             if port.name == flow.port and port.protocol == protocol:
                 return port.port
         raise BadFlow(f"port: {flow.destination} has no {flow.protocol} port named {flow.port!r}")
+
+
+def is_routable(raw: bytes) -> bool:
+    """Tell whether a router passes packets to an address on: no host's own, no link's, no group's, nobody's."""
+    address = abi.unpack_address(raw)
+    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+        return False
+    # 0.0.0.0/8 is "this network" (RFC 791), 240.0.0.0/4 reserved (RFC 1112), 255.255.255.255 in it everybody here.
+    return address.version == 6 or not (address.packed[0] == 0 or address.is_reserved)
 
 
 def _serves(service: Service, flow: Flow) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ebpfnet import abi
 from ebpfnet.simulate import packets
-from ebpfnet.simulate.directory import Place
+from ebpfnet.simulate.directory import Place, is_routable
 from ebpfnet.simulate.world import UPLINK_IFINDEX, Node, World
 
 HOPS_MAX = 16
@@ -139,7 +139,8 @@ class Trace:
     def _carry(self, node: Node, packet: bytes, ifindex: int, key: bytes, hops: int) -> Arrival:
         """Out of the uplink, and in where the network takes it."""
         owner = self._directory.owner_of(key[16:32])
-        if owner == node.name or hops > HOPS_MAX:  # of this node's block, but nobody's; or a loop
+        # Of no network; of this node's block, but nobody's; or a loop.
+        if not is_routable(key[16:32]) or owner == node.name or hops > HOPS_MAX:
             self.end(node.name, "unreachable", key)
             return Arrival(None, packet)
         outcome, packet, _, key = self._run(node, "to_network", packet, ifindex)
@@ -149,6 +150,6 @@ class Trace:
         if owner is not None:
             return self._from_network(self._world.node(owner), packet, hops + 1)
         if self._directory.is_inside(key[16:32]):
-            self.end(node.name, "unreachable", key)
+            self.end(node.name, "unreachable" if self._directory.has_frontend(key) else "unserved", key)
             return Arrival(None, packet)
         return Arrival(Place("outside", node.name), packet)

@@ -157,6 +157,30 @@ def test_clients_and_servers_that_are_no_pods(small: Session, flow: dict[str, An
     assert (answer["verdict"], answer["reason"]) == (verdict, None), answer
 
 
+@pytest.mark.parametrize(
+    ("destination", "step"),
+    [
+        ("127.0.0.1", "unreachable"),
+        ("::1", "unreachable"),
+        ("0.0.0.0", "unreachable"),
+        ("::", "unreachable"),
+        ("224.0.0.1", "unreachable"),
+        ("ff02::1", "unreachable"),
+        ("169.254.1.1", "unreachable"),
+        ("fe80::1", "unreachable"),
+        ("255.255.255.255", "unreachable"),
+        ("10.96.0.1", "unserved"),  # a service's, but it has port 80 alone
+    ],
+)
+def test_where_nobody_answers(small: Session, destination: str, step: str) -> None:
+    source = {"kind": "Pod", "metadata": {"name": "both"}, "spec": {"nodeName": "n0"}}
+    source["status"] = {"podIPs": [{"ip": "10.1.0.77"}, {"ip": "fd01::77"}]}
+    assert ask(small, {"apply": source}) == {"ok": True}
+    answer = ask(small, {"from": "default/both", "to": destination, "port": 81})
+    assert (answer["verdict"], answer["reason"], answer["steps"][-1]["verdict"]) == ("drop", None, step), answer
+    assert answer["steps"][-1]["program"] is None
+
+
 BAD_FLOWS = [
     ({"from": "default/nobody", "to": "default/web", "port": 80}, "default/nobody"),
     ({"from": "default/p0", "to": "default/nothing", "port": 80}, "default/nothing"),
@@ -249,3 +273,6 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 9
     assert "bad.yaml" in done.stderr
     assert "allow" in done.stdout
+
+    done = command_line(tmp_path, ["-f", str(manifests), "-o", "table"], [{**good, "to": "127.0.0.1"}])
+    assert done.stdout.splitlines()[-1].split()[4:6] == ["drop", "unreachable"]
