@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ebpfnet.cli import candidates
-from ebpfnet.exits import NotRoot
+from ebpfnet.exits import BadInput, NotRoot
 
 if TYPE_CHECKING:
     from ebpfnet.lab.cluster import Lab
@@ -47,7 +47,7 @@ def lab() -> None:
 @lab.command()
 @_name
 @click.option("-f", "--filename", type=click.Path(exists=True, path_type=Path), metavar="DIR",
-              help="Manifests, a file or a folder; without it a packaged demo of two nodes.")  # fmt: skip
+              help="Manifests, a file or a folder; without it the lab's own, for a new one a demo.")  # fmt: skip
 @click.option("--uplink-mtu", type=click.IntRange(1280, 65535), metavar="BYTES",
               help="MTU between the nodes.  [default: 1500]")  # fmt: skip
 @click.option("--agents/--no-agents", default=None, help="Without agents pods have plain kernel routing, no services.")
@@ -57,8 +57,11 @@ def up(name: str, filename: Path | None, uplink_mtu: int | None, agents: bool | 
     """Bring a lab up, or up to date.
 
     It is done when the agents are ready. The manifests are copied into the lab. Edit the copies in the folder that is
-    printed: agents follow them at once; pods that come or go get or lose their wires with `ebpfnet lab sync`. A lab
-    that is up is synced, with -f to the manifests given. What fails, or is interrupted, is taken down again.
+    printed: agents follow them at once; pods that come or go get or lose their wires with `ebpfnet lab sync`. A new
+    lab that fails, or is interrupted, is taken down again.
+
+    A lab that is there follows its own manifests, or with -f those given; the ones before are kept beside them. What
+    is half made is made again, and dead agents are started.
     """
     from ebpfnet.lab.cluster import Lab
 
@@ -66,6 +69,7 @@ def up(name: str, filename: Path | None, uplink_mtu: int | None, agents: bool | 
     found = Lab.up(name, filename, agents=agents, uplink_mtu=uplink_mtu, timeout=timeout, say=_say)
     click.echo(f"lab {name} is up: {len(found.plan.nodes)} nodes, {len(found.plan.pods)} pods")
     click.echo(f"manifests, edit them live: {found.manifests}")
+    _name_left_out(found)
 
 
 @lab.command()
@@ -75,11 +79,14 @@ def up(name: str, filename: Path | None, uplink_mtu: int | None, agents: bool | 
 def sync(name: str, timeout: float) -> None:
     """Follow nodes and pods of the edited manifests.
 
-    Services and endpoints need no sync: the agents see those by themselves.
+    Services and endpoints need no sync: the agents see those by themselves. Agents that are dead are started again.
+    Pods that can't be wired stop no other; they are named at the end, and the exit code is 9.
     """
     from ebpfnet.lab.cluster import Lab
 
-    Lab(name).sync(timeout, say=_say)
+    found = Lab(name)
+    found.sync(timeout, say=_say)
+    _name_left_out(found)
     click.echo(f"lab {name} is as its manifests say")
 
 
@@ -175,7 +182,10 @@ def _print_status(document: dict[str, Any]) -> None:
         )
         for pod in document["pods"]
     ]
-    click.echo(f"lab {document['name']}, uplink MTU {document['uplink_mtu']}, manifests {document['manifests']}\n")
+    click.echo(f"lab {document['name']}, uplink MTU {document['uplink_mtu']}, manifests {document['manifests']}")
+    if not document["settled"]:
+        click.echo("left half changed: `ebpfnet lab up` or `lab sync` makes it whole")
+    click.echo(f"logs: {document['logs']}, agents' {' '.join(node['log'] for node in document['nodes'])}\n")
     click.echo(tabulate(nodes, ["NODE", "ADDRESSES", "AGENT", "STATE", "PROBLEMS"], tablefmt="plain"))
     click.echo()
     click.echo(tabulate(pods, ["POD", "NODE", "ADDRESSES", "INTERFACE", "ECHO"], tablefmt="plain"))
@@ -189,6 +199,13 @@ def _agent(agent: dict[str, Any]) -> tuple[str, str, str]:
         return str(agent["pid"]), "does not answer", "-"
     pending = f"{agent['pending']} pending" if agent["pending"] else "synced"
     return str(agent["pid"]), pending if agent["synced"] else "starting", str(agent["problems"])
+
+
+def _name_left_out(found: Lab) -> None:
+    if found.left_out:
+        raise BadInput(
+            "\n".join(["these pods have no wire, or not the one that they should:", *map(str, found.left_out)])
+        )
 
 
 def _say(text: str) -> None:

@@ -30,13 +30,26 @@ def record(places: Places, node: str) -> Path:
     return places.processes / f"agent:{node}"
 
 
+def log_path(places: Places, node: str) -> Path:
+    """Return the log of a node's agent, since its last start."""
+    return places.run(node) / "agent.log"
+
+
+def is_running(places: Places, node: str) -> bool:
+    """Tell whether a node's agent is alive."""
+    process = processes.recorded(record(places, node))
+    return process is not None and process.alive()
+
+
 def start(places: Places, node: NodePlan, options: Options) -> None:
     """Start a node's agent; does not wait for it."""
     run = places.run(node.name)
     if len(str(run / "agent.sock")) > _SOCKET_PATH_MAX:
         raise AgentError(f"{run}/agent.sock is too long for a socket: give the lab or Node {node.name} a shorter name")
     run.mkdir(parents=True, exist_ok=True)
-    with (run / "agent.log").open("ab") as log:
+    with contextlib.suppress(FileNotFoundError):
+        log_path(places, node.name).replace(run / "agent.log.old")
+    with log_path(places, node.name).open("ab") as log:
         processes.start(node.netns, command(places, node, options), record(places, node.name), log)
 
 
@@ -97,7 +110,7 @@ def lacks(plan: Plan, node: str, status: Mapping[str, Any] | None) -> str | None
 
 def log_tail(places: Places, node: str) -> str:
     """Return the end of an agent's log."""
-    path = places.run(node) / "agent.log"
+    path = log_path(places, node)
     with contextlib.suppress(OSError):
         lines = path.read_text(errors="replace").splitlines()[-_LOG_TAIL:]
         return "\n".join([f"end of {path}:", *("  " + line for line in lines)])

@@ -17,27 +17,44 @@ Say = Callable[[str], None]
 
 
 def move(places: Places, options: Options, have: Plan, want: Plan, deadline: float, say: Say) -> None:
-    """Make the lab what ``want`` says, given that it is what ``have`` says; the state on disk goes along."""
-    save(places, State(VERSION, False, options, _both(have, want)))
-    _remove(places, have, want, say)
+    """Make the lab what ``want`` says, given that it is what ``have`` says; the state on disk goes along.
+
+    What should run and does not (any more) is started.
+    """
+    stays = _staying(have, want)
+    save(places, State(VERSION, False, options, _both(have, want), stays))
+    _remove(places, have, stays, say)
     if not have.nodes:
         wires.build_uplink(want, options.uplink_mtu)
     _add_nodes(places, options, have, want, say)
-    new = [pod for pod in want.pods if pod not in have.pods]
+    new = [pod for pod in want.pods if pod not in stays.pods]
     for pod in new:
         wires.build_pod(want, pod)
     if new:
         say(f"{_count(len(new), 'pod')} wired")
-        echoes.start(places, new, deadline)
+    if mute := [pod for pod in want.pods if pod in new or not echoes.is_running(places, pod)]:
+        echoes.start(places, mute, deadline)
         say("echo servers answer")
+    save(places, State(VERSION, True, options, want))  # all is built; an agent that is late now is only waited for
     if options.agents:
         agents.wait_ready(places, want, deadline, say)
-    save(places, State(VERSION, True, options, want))
 
 
-def _remove(places: Places, have: Plan, want: Plan, say: Say) -> None:
-    old_pods = [pod for pod in have.pods if pod not in want.pods]
-    old_nodes = [node for node in have.nodes if node not in want.nodes]
+def retreat(places: Places, found: State) -> Plan:
+    """Take away what a change that did not come to its end may have left half made; returns what is there for sure."""
+    sure = found.sure or Plan(found.plan.lab, found.plan.uplink_netns)
+    _remove(places, found.plan, sure, lambda _: None)
+    for node in sure.nodes:
+        wires.set_routes(sure, node, found.plan)
+    if not sure.nodes:
+        wires.remove_uplink(found.plan)
+    save(places, State(VERSION, False, found.options, sure, sure))
+    return sure
+
+
+def _remove(places: Places, have: Plan, stays: Plan, say: Say) -> None:
+    old_pods = [pod for pod in have.pods if pod not in stays.pods]
+    old_nodes = [node for node in have.nodes if node not in stays.nodes]
     echoes.stop(places, old_pods)
     for pod in old_pods:
         wires.remove_pod(pod)
@@ -57,9 +74,21 @@ def _add_nodes(places: Places, options: Options, have: Plan, want: Plan, say: Sa
         say(f"node {node.name} is there ({', '.join(node.addresses)})")
     for node in want.nodes:
         wires.set_routes(want, node, have)
-    if options.agents:
-        for node in new:
-            agents.start(places, node, options)
+    if options.agents:  # compiling takes them a while, in which pods are wired
+        for node in want.nodes:
+            if node in new:
+                agents.start(places, node, options)
+            elif not agents.is_running(places, node.name):
+                agents.start(places, node, options)
+                say(f"the agent of {node.name} was dead and is started again")
+
+
+def _staying(have: Plan, want: Plan) -> Plan:
+    """Return what is in both plans. The wire of a pod goes with its node."""
+    nodes = tuple(node for node in have.nodes if node in want.nodes)
+    names = {node.name for node in nodes}
+    pods = tuple(pod for pod in have.pods if pod in want.pods and pod.node in names)
+    return Plan(want.lab, want.uplink_netns, nodes, pods)
 
 
 def _both(have: Plan, want: Plan) -> Plan:

@@ -17,6 +17,7 @@ from ebpfnet.exits import EbpfnetError, NotRunning
 from ebpfnet.lab import agents, build, folder, namespace, processes, state, topology, wires
 from ebpfnet.lab.state import UPLINK_MTU, Options, Places, State
 from ebpfnet.lab.topology import NodePlan
+from ebpfnet.model.facts import Problem
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -91,6 +92,8 @@ class Lab:
     def __init__(self, name: str) -> None:
         self.places = Places(name)
         self._state = state.load(name)
+        self.left_out: tuple[Problem, ...] = ()
+        """The pods that the last ``up`` or ``sync`` gave no wire, though they should have one."""
 
     @classmethod
     def up(
@@ -104,30 +107,34 @@ class Lab:
         timeout: float = TIMEOUT,
         say: Say = silent,
     ) -> Self:
-        """Bring a lab up, or make one that is up follow the manifests; what fails leaves nothing of a new lab behind.
+        """Bring a lab up, or make one that is there follow the manifests; a new lab that fails leaves nothing.
 
         ``manifests`` is a file or folder, copied into the lab; None means the packaged demo for a new lab, and the
-        lab's own folder for one that is up. ``agents=False`` leaves pods with plain kernel routing.
+        lab's own folder for one that is there, in whatever state: what is half made is made again, dead agents are
+        started. ``agents=False`` leaves pods with plain kernel routing.
         """
         places = Places(topology.empty(name).lab)
         deadline = time.monotonic() + timeout
         with state.locked(places):
-            old = _load(name)
-            if old is not None and old.settled:
-                _check_same(name, old.options, agents=agents, uplink_mtu=uplink_mtu)
-                _follow(places, old, manifests, deadline, say)
-            else:
+            old = _existing(places)
+            if old is None:
                 options = Options(agents is not False, uplink_mtu or UPLINK_MTU, tuple(agent_arguments))
-                _build(places, options, manifests or folder.DEMO, deadline, say)
-            return cls(name)
+                left_out = _build(places, options, manifests or folder.DEMO, deadline, say)
+            else:
+                options = _options(name, old, agents=agents, uplink_mtu=uplink_mtu, arguments=agent_arguments)
+                left_out = _follow(places, old, options, manifests, deadline, say)
+            found = cls(name)
+            found.left_out = left_out
+            return found
 
     def sync(self, timeout: float = TIMEOUT, say: Say = silent) -> None:
-        """Give wires and echo servers to what was added to the lab's manifests, and take those of what is gone."""
+        """Give wires and echo servers to what was added to the lab's manifests, and take those of what is gone.
+
+        Agents that are dead are started again, and what an earlier sync left half made is made again.
+        """
         with state.locked(self.places):
             old = state.load(self.places.name)
-            if not old.settled:
-                raise LabMismatchError(f"lab {old.plan.lab!r} was left half changed; `ebpfnet lab up` builds it anew")
-            _follow(self.places, old, None, time.monotonic() + timeout, say)
+            self.left_out = _follow(self.places, old, old.options, None, time.monotonic() + timeout, say)
             self._state = state.load(self.places.name)
 
     def down(self) -> None:
@@ -254,7 +261,10 @@ def _dismantle(places: Places) -> None:
         wires.remove_uplink(found.plan)
 
 
-def _build(places: Places, options: Options, manifests: Path, deadline: float, say: Say) -> None:
+Problems = tuple[Problem, ...]
+
+
+def _build(places: Places, options: Options, manifests: Path, deadline: float, say: Say) -> Problems:
     """Build a lab from nothing; remains of one that was interrupted go first."""
     try:
         wanted = folder.read(places.name, manifests)
@@ -264,6 +274,7 @@ def _build(places: Places, options: Options, manifests: Path, deadline: float, s
         for warning in wanted.warnings:
             say(f"warning: {warning}")
         build.move(places, options, topology.empty(places.name), wanted.plan, deadline, say)
+        return wanted.left_out
     except BaseException:
         say("taking the lab down again")
         with _uninterrupted():
@@ -277,13 +288,27 @@ def _remove_contents(places: Places) -> None:
     places.clear()
 
 
-def _follow(places: Places, old: State, manifests: Path | None, deadline: float, say: Say) -> None:
-    wanted = folder.read(places.name, manifests or places.manifests)
+def _follow(
+    places: Places, old: State, options: Options, manifests: Path | None, deadline: float, say: Say
+) -> Problems:
+    """Make a lab what its manifests, or others that take their place, say. They are never lost."""
+    wanted = folder.read(places.name, manifests or places.manifests, old.plan if old.settled else old.sure)
     if manifests is not None:
+        if kept := folder.keep(places.manifests, manifests):
+            say(f"the manifests that were there are kept in {kept}")
         folder.copy(manifests, places.manifests)
     for warning in wanted.warnings:
         say(f"warning: {warning}")
-    build.move(places, old.options, old.plan, wanted.plan, deadline, say)
+    if not old.settled:
+        say("a change did not come to its end; what it left half made is made again")
+    have = old.plan if old.settled else build.retreat(places, old)
+    build.move(places, options, have, wanted.plan, deadline, say)
+    return wanted.left_out
+
+
+def _existing(places: Places) -> State | None:
+    """Return the state of a lab that is there, None for a new one; one that can't be read is left alone."""
+    return state.load(places.name) if (places.root / "lab.json").exists() else None
 
 
 def _load(name: str) -> State | None:
@@ -291,6 +316,17 @@ def _load(name: str) -> State | None:
         return state.load(name)
     except state.NoSuchLabError:
         return None
+
+
+def _options(
+    name: str, old: State, *, agents: bool | None, uplink_mtu: int | None, arguments: Sequence[str]
+) -> Options:
+    """Return how a lab is to be, that was asked for before: as long as any of it stands, it can't be otherwise."""
+    if old.settled or (old.sure and old.sure.nodes):
+        _check_same(name, old.options, agents=agents, uplink_mtu=uplink_mtu)
+        return old.options
+    with_agents = old.options.agents if agents is None else agents
+    return Options(with_agents, uplink_mtu or old.options.uplink_mtu, tuple(arguments) or old.options.agent_arguments)
 
 
 def _check_same(name: str, options: Options, *, agents: bool | None, uplink_mtu: int | None) -> None:

@@ -28,6 +28,12 @@ def record(places: Places, pod: PodPlan) -> Path:
     return places.processes / f"echo:{pod.namespace}:{pod.name}"
 
 
+def is_running(places: Places, pod: PodPlan) -> bool:
+    """Tell whether a pod's echo server is alive."""
+    process = processes.recorded(record(places, pod))
+    return process is not None and process.alive()
+
+
 def start(places: Places, pods: Iterable[PodPlan], deadline: float) -> None:
     """Start the echo servers of pods, and wait until all their ports are open."""
     waiting: dict[int, PodPlan] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -20,23 +21,34 @@ DEMO = Path(__file__).parent / "demo"
 """Packaged manifests: two dual-stack nodes, seven pods, a handful of services."""
 
 
+_ADDRESSES = "status.podIPs"
+
+
 class ManifestsError(BadInput):
     """The manifests can't be used as a lab's cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a lab needs to know of its manifests; ``warnings`` are what the agents will also complain about."""
+    """What a lab needs to know of its manifests; ``warnings`` are what the agents will also complain about.
+
+    ``left_out`` are the pods that should have a wire and get none.
+    """
 
     plan: topology.Plan
     warnings: tuple[Problem, ...]
+    left_out: tuple[Problem, ...]
 
 
-def read(lab: str, source: Path) -> Contents:
-    """Read a file or folder; raises ``BadInput``, naming object and field."""
+def read(lab: str, source: Path, before: topology.Plan | None = None) -> Contents:
+    """Read a file or folder; raises ``BadInput``, naming object and field, when it makes no cluster.
+
+    A pod that can't be read stays as it was in the plan before.
+    """
     nodes: list[Node] = []
     pods: list[Pod] = []
     warnings: list[Problem] = []
+    refused: list[Problem] = []
     for change in manifests.read([source]):
         match change:
             case Upsert(Node() as node):
@@ -45,13 +57,19 @@ def read(lab: str, source: Path) -> Contents:
                 pods.append(pod)
             case Refused(problem, partial):
                 # A file that can't be read may hold pods: to go on without them would take their wires away.
-                if problem.ref.kind in (Kind.NODE, Kind.POD, Kind.FILE) and not partial:
+                if problem.ref.kind in (Kind.NODE, Kind.FILE) and not partial:
                     raise ManifestsError(str(problem))
-                warnings.append(problem)
+                if problem.ref.kind == Kind.POD and not partial:
+                    refused.append(problem)
+                elif problem.ref.kind != Kind.POD or problem.field != _ADDRESSES:  # a missing wire is told of below
+                    warnings.append(problem)
             case _:
                 pass
     try:
-        return Contents(topology.plan(lab, nodes, pods), tuple(warnings))
+        names = {f"{problem.ref.namespace}/{problem.ref.name}" for problem in refused}
+        kept = [pod for pod in before.pods if pod.full_name in names] if before else []
+        found = topology.plan(lab, nodes, pods, kept)
+        return Contents(found.plan, tuple(warnings), (*refused, *found.left_out))
     except topology.TopologyError as error:
         raise ManifestsError("\n".join([str(error), *map(str, warnings)])) from error
 
@@ -73,6 +91,21 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(yaml.safe_dump_all(documents, sort_keys=False))
     draft.replace(path)
+
+
+def keep(manifests_of_lab: Path, instead: Path) -> Path | None:
+    """Copy the manifests of a lab beside themselves, unless those that are to come are the same; returns where."""
+    if _texts(manifests_of_lab) in ({}, _texts(instead)):
+        return None
+    numbers = itertools.count(1)
+    target = next(place for number in numbers if not (place := manifests_of_lab.with_suffix(f".{number}")).exists())
+    copy(manifests_of_lab, target)
+    return target
+
+
+def _texts(source: Path) -> dict[Path, bytes]:
+    root = source if source.is_dir() else source.parent
+    return {file.relative_to(root): file.read_bytes() for file in manifests.list_files(source)}
 
 
 def copy(source: Path, target: Path) -> None:

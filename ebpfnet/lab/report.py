@@ -19,6 +19,7 @@ def report(lab: Lab) -> dict[str, Any]:
         "uplink_mtu": lab.options.uplink_mtu,
         "agents": lab.options.agents,
         "manifests": str(lab.manifests),
+        "logs": str(lab.places.logs),
         "uplink_netns": lab.plan.uplink_netns,
         "nodes": [_node(lab.places, node) for node in lab.plan.nodes],
         "pods": [_pod(lab.places, pod) for pod in lab.plan.pods],
@@ -36,6 +37,7 @@ def _node(places: Places, node: NodePlan) -> dict[str, Any]:
         "pod_cidrs": list(node.pod_cidrs),
         "pins": str(places.pins(node.name)),
         "run": str(places.run(node.name)),
+        "log": str(agents.log_path(places, node.name)),
         "agent": {
             "pid": process.pid if process is not None and alive else None,
             "answers": status is not None,

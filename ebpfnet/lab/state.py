@@ -4,8 +4,9 @@ Everything of lab NAME is under /run/ebpfnet-lab/NAME::
 
     lab.json          the plan and the options; written before anything in it is made
     manifests/        the cluster's objects, as files; edit them while the lab runs
+    manifests.1/      what was there before `lab up -f` brought others
     bpf/NODE/         pinned programs and maps, on a bpffs mounted for this lab
-    nodes/NODE/       agent.sock and agent.log
+    nodes/NODE/       agent.sock, agent.log, and agent.log.old of the agent before
     processes/        who was started: one file each, the process's own /proc/PID/stat line
     logs/             output of the echo servers
 """
@@ -54,12 +55,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Content of lab.json. While ``settled`` is false the plan names more than what is there, never less."""
+    """Content of lab.json. While ``settled`` is false the plan names more than what is there, never less.
+
+    Then ``sure`` is what is there all the same, because nothing of it is being changed.
+    """
 
     version: int
     settled: bool
     options: Options
     plan: Plan
+    sure: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ebpfnet.exits import BadInput
-from ebpfnet.model.facts import IPAddress, IPNetwork, Node, Pod, Ref
+from ebpfnet.model.facts import IPAddress, IPNetwork, Node, Pod, Problem, Ref
 
 UPLINK = "uplink"
 """Name of a node's interface to the other nodes."""
@@ -99,18 +100,40 @@ def empty(lab: str) -> Plan:
     return Plan(lab, _netns(lab, "uplink"))
 
 
-def plan(lab: str, nodes: Iterable[Node], pods: Iterable[Pod]) -> Plan:
-    """Return the plan for nodes and pods; raises ``TopologyError``."""
+class Planned(NamedTuple):
+    """A plan, and the pods that are not in it though they should be, each with the reason."""
+
+    plan: Plan
+    left_out: tuple[Problem, ...]
+
+
+def plan(lab: str, nodes: Iterable[Node], pods: Iterable[Pod], kept: Iterable[PodPlan] = ()) -> Planned:
+    """Return the plan for nodes and pods; raises ``TopologyError`` when the nodes make no cluster.
+
+    A pod that can't be wired is left out and named, and one that has finished is left out. ``kept`` are pods of an
+    earlier plan whose objects can't be read now: they stay, where nothing has taken their place.
+    """
     bare = empty(lab)
     node_plans = tuple(_node_plan(lab, node) for node in sorted(nodes, key=lambda node: node.ref))
     if not node_plans:
         raise TopologyError("the manifests contain no Node")
-    by_name = {node.name: node for node in node_plans}
-    pod_plans = tuple(_pod_plan(lab, pod, by_name) for pod in sorted(pods, key=lambda pod: pod.ref))
-    result = Plan(lab, bare.uplink_netns, node_plans, pod_plans)
-    _check_unique(result)
-    _check_families(result)
-    return result
+    owners = _owners_of(node_plans)
+    wired: list[PodPlan] = []
+    left_out: list[Problem] = []
+    for pod in sorted((pod for pod in pods if not pod.finished), key=lambda pod: pod.ref):
+        problem = _obstacle(pod, node_plans, owners)
+        if problem is None:
+            wired.append(_pod_plan(lab, pod, next(node for node in node_plans if node.name == pod.node)))
+            if not pod.host_network:
+                owners |= dict.fromkeys(map(str, pod.addresses), str(pod.ref))
+        else:
+            left_out.append(problem)
+    at_home = {node.name for node in node_plans}
+    wired += [
+        pod for pod in kept if pod.node in at_home and (pod.host_network or owners.keys().isdisjoint(pod.addresses))
+    ]
+    wired.sort(key=lambda pod: (pod.namespace, pod.name))
+    return Planned(Plan(lab, bare.uplink_netns, node_plans, tuple(wired)), tuple(left_out))
 
 
 def routes(whole: Plan, node: NodePlan) -> tuple[Route, ...]:
@@ -139,7 +162,8 @@ def routes(whole: Plan, node: NodePlan) -> tuple[Route, ...]:
 
 def _node_plan(lab: str, node: Node) -> NodePlan:
     name = node.ref.name
-    _check_name(node.ref)
+    if bad := _bad_name(node.ref):
+        raise TopologyError(str(bad))
     if not node.addresses:
         raise TopologyError(f"{node.ref}: status.addresses: no InternalIP; the lab assigns none")
     return NodePlan(
@@ -152,20 +176,38 @@ def _node_plan(lab: str, node: Node) -> NodePlan:
     )
 
 
-def _pod_plan(lab: str, pod: Pod, nodes: dict[str, NodePlan]) -> PodPlan:
+def _obstacle(pod: Pod, nodes: Sequence[NodePlan], owners: Mapping[str, str]) -> Problem | None:
+    """Return why a pod can't be wired, or None."""
+    if bad := _bad_name(pod.ref):
+        return bad
+    node = next((node for node in nodes if node.name == pod.node), None)
+    if node is None:
+        reason = (
+            f"no Node {pod.node} in the manifests"
+            if pod.node
+            else "missing: on no node (yet); the lab has no scheduler"
+        )
+        return Problem(pod.ref, "spec.nodeName", reason)
+    if pod.host_network:
+        return None
+    if not pod.addresses:
+        return Problem(pod.ref, "status.podIPs", "the pod has no address (yet): it gets no wire; the lab assigns none")
+    for address in pod.addresses:
+        if owner := owners.get(str(address)):
+            return Problem(pod.ref, "status.podIPs", f"{address} is also an address of {owner}")
+        if len(nodes) > 1 and _first(node.addresses, address.version) is None:
+            reason = f"no other node can reach {address}: Node {node.name} has no IPv{address.version} InternalIP"
+            return Problem(pod.ref, "status.podIPs", reason)
+    return None
+
+
+def _pod_plan(lab: str, pod: Pod, node: NodePlan) -> PodPlan:
     full_name = f"{pod.ref.namespace}/{pod.ref.name}"
-    _check_name(pod.ref)
-    if not pod.node:
-        raise TopologyError(f"{pod.ref}: spec.nodeName: missing; the lab has no scheduler")
-    if pod.node not in nodes:
-        raise TopologyError(f"{pod.ref}: spec.nodeName: no Node {pod.node} in the manifests")
-    if not pod.addresses and not pod.host_network:
-        raise TopologyError(f"{pod.ref}: status.podIPs: missing; the lab assigns no addresses")
     return PodPlan(
         pod.ref.namespace,
         pod.ref.name,
         pod.node,
-        nodes[pod.node].netns if pod.host_network else _netns(lab, f"pod {full_name}"),
+        node.netns if pod.host_network else _netns(lab, f"pod {full_name}"),
         tuple(map(str, pod.addresses)),
         tuple(sorted({(port.protocol, port.port) for port in pod.ports})),
         pod.host_network,
@@ -175,42 +217,24 @@ def _pod_plan(lab: str, pod: Pod, nodes: dict[str, NodePlan]) -> PodPlan:
     )
 
 
-def _check_name(ref: Ref) -> None:
-    """Refuse names that Kubernetes would refuse: they become names of files here."""
+def _bad_name(ref: Ref) -> Problem | None:
+    """Return what is wrong with a name that Kubernetes would refuse: it becomes a file's here."""
     for field, text in (("metadata.name", ref.name), ("metadata.namespace", ref.namespace)):
         if text and not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", text):
-            raise TopologyError(f"{ref}: {field}: not a DNS name: {text!r}")
+            return Problem(ref, field, f"not a DNS name: {text!r}")
+    return None
 
 
-def _check_unique(whole: Plan) -> None:
-    """Refuse two owners of one address."""
+def _owners_of(nodes: Iterable[NodePlan]) -> dict[str, str]:
+    """Return whose each address of the nodes is; refuse two owners of one."""
     owners: dict[str, str] = {}
-    claims = [(address, f"Node {node.name}", "status.addresses") for node in whole.nodes for address in node.addresses]
-    claims += [
-        (address, f"Pod {pod.full_name}", "status.podIPs")
-        for pod in whole.pods
-        if not pod.host_network
-        for address in pod.addresses
-    ]
-    for address, owner, field in claims:
-        if address in owners:
-            raise TopologyError(f"{owner}: {field}: {address} is also an address of {owners[address]}")
-        owners[address] = owner
-
-
-def _check_families(whole: Plan) -> None:
-    """Refuse a pod that the other nodes have no next hop to."""
-    if len(whole.nodes) < 2:
-        return
-    for pod in whole.pods:
-        node = whole.node(pod.node)
-        for address in pod.addresses:
-            version = ipaddress.ip_address(address).version
-            if node is not None and _first(node.addresses, version) is None:
-                raise TopologyError(
-                    f"Node {node.name}: status.addresses: no IPv{version} InternalIP to reach {address} "
-                    f"of Pod {pod.full_name} through"
-                )
+    for node in nodes:
+        for address in node.addresses:
+            if address in owners:
+                text = f"{address} is also an address of {owners[address]}"
+                raise TopologyError(f"Node {node.name}: status.addresses: {text}")
+            owners[address] = f"Node {node.name}"
+    return owners
 
 
 def _inside(address: IPAddress, blocks: Sequence[IPNetwork]) -> bool:

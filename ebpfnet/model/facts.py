@@ -85,7 +85,7 @@ class PodPort:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod. ``addresses`` is empty while it has none; such a pod is a fact, but nothing is compiled for it."""
+    """A pod. ``addresses`` is empty while it has none, and once it is ``finished``; nothing is compiled for it then."""
 
     ref: Ref
     node: str
@@ -93,6 +93,7 @@ class Pod:
     labels: tuple[tuple[str, str], ...]
     ports: tuple[PodPort, ...]
     host_network: bool
+    finished: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,8 @@ def _pod(ref: Ref, item: schema.PodObject) -> Decoded:
     host = bool(spec.host_network)
     if not addresses and not over and not host and spec.node_name:
         problems.append(Problem(ref, "status.podIPs", "the pod has no address (yet): it is not connected"))
-    fact = Pod(ref, spec.node_name or "", () if over else addresses, _labels(item.metadata), tuple(ports), host)
+    here = spec.node_name or ""
+    fact = Pod(ref, here, () if over else addresses, _labels(item.metadata), tuple(ports), host, over)
     return Decoded(ref, fact, tuple(problems))
 
 

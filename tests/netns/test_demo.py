@@ -75,6 +75,18 @@ def test_status_of_no_lab(lab_name: str):
     assert f"no lab '{lab_name}' is up" in done.stderr
 
 
+def test_bad_pods_are_named_at_the_end(lab_name: str):
+    assert run("lab", "up", "--name", lab_name, "--no-agents").returncode == 0
+    pods = Path("/run/ebpfnet-lab", lab_name, "manifests", "pods.yaml")
+    folder.edit(pods, lambda pod: pod["status"].clear() if pod["metadata"]["name"] == "web-c" else None)
+    done = run("lab", "sync", "--name", lab_name)
+    assert (done.returncode, done.stdout) == (9, "")
+    assert "Pod default/web-c: status.podIPs: the pod has no address (yet)" in done.stderr
+    shown = run("lab", "status", "--name", lab_name).stdout
+    assert "default/web-c" not in shown
+    assert f"/run/ebpfnet-lab/{lab_name}/nodes/node-b/agent.log" in shown
+
+
 def test_exec_in_no_pod(lab_name: str):
     run("lab", "up", "--name", lab_name, "--no-agents")
     done = run("lab", "exec", "--name", lab_name, "nobody", "--", "true")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ebpfnet.lab import client, cluster, folder, namespace, state
+from ebpfnet.lab import client, cluster, folder, namespace, state, topology
 from ebpfnet.lab.cluster import Lab, down
 from ebpfnet.lab.report import report
 from tests.netns import objects
@@ -113,15 +113,78 @@ def test_sync_follows_nodes(lab_name: str, family: int):
     assert leftovers(lab_name) == []
 
 
-def test_a_pod_without_an_address_is_named(lab_name: str, tmp_path: Path):
+def test_pods_that_get_no_wire_stop_no_other(lab_name: str, tmp_path: Path, family: int):
     folder.copy(folder.DEMO, tmp_path)
-    pod = objects.pod("lost", 1, 50)
-    pod["status"] = {}
-    (tmp_path / "lost.yaml").write_text(yaml.safe_dump(pod))
-    with pytest.raises(Exception, match=r"Pod default/lost: status\.podIPs") as error:
-        Lab.up(lab_name, tmp_path, agents=False)
-    assert getattr(error.value, "exit_code", None) == 9
-    assert leftovers(lab_name) == []
+    over, lost = objects.pod("over", 1, 50), objects.pod("lost", 1, 51)
+    over["status"]["phase"] = "Succeeded"
+    lost["status"] = {"phase": "Pending"}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump_all([over, lost]))
+    with Lab.up(lab_name, tmp_path, agents=False) as lab:
+        assert [f"{problem.ref}: {problem.field}" for problem in lab.left_out] == ["Pod default/lost: status.podIPs"]
+        assert {"over", "lost"}.isdisjoint(pod.name for pod in lab.plan.pods)
+        twin = objects.pod("twin", 1, 11)
+        twin["status"]["podIPs"] = [{"ip": each} for each in objects.pod_addresses("client")]
+        (lab.manifests / "late.yaml").write_text(yaml.safe_dump_all([twin, objects.pod("late", 1, 78)]))
+        lab.sync()
+        assert [problem.ref.name for problem in lab.left_out] == ["lost", "twin"]
+        assert client.tcp(lab.pod("client"), lab.pod("late").of(family), 8080).pod == "default/late"
+        wrong = {**objects.pod("late", 1, 78), "status": {"podIPs": 5}}
+        (lab.manifests / "late.yaml").write_text(yaml.safe_dump(wrong))
+        lab.sync()  # it keeps the wire that it had
+        assert [problem.ref.name for problem in lab.left_out] == ["late", "lost"]
+        assert client.tcp(lab.pod("client"), lab.pod("late").of(family), 8080).pod == "default/late"
+
+
+def test_up_and_sync_repair_what_a_killed_sync_left(lab_name: str, family: int):
+    for repair in ("sync", "up"):
+        with Lab.up(lab_name, agents=False) as lab:
+            netns = lab.pod("client").netns
+            inode = namespace.path(netns).stat().st_ino
+            before = state.load(lab_name)
+            (lab.manifests / "late.yaml").write_text(yaml.safe_dump(objects.pod("late", 2, 77)))
+            wanted = folder.read(lab_name, lab.manifests).plan
+            late = [pod for pod in wanted.pods if pod.name == "late"]
+            half = topology.Plan(lab_name, wanted.uplink_netns, wanted.nodes, (*before.plan.pods, *late))
+            state.save(lab.places, state.State(state.VERSION, False, before.options, half, before.plan))
+            namespace.create(late[0].netns)  # as far as it got
+            if repair == "sync":
+                lab.sync()
+            else:
+                Lab.up(lab_name)
+            mended = Lab(lab_name)
+            assert client.tcp(mended.pod("client"), mended.pod("late").of(family), 8080).pod == "default/late"
+            assert namespace.path(netns).stat().st_ino == inode  # what nobody had touched stays
+        assert leftovers(lab_name) == []
+
+
+def test_a_sync_that_fails_is_repaired_by_the_next(lab_name: str):
+    with Lab.up(lab_name) as lab:
+        late = lab.manifests / "late.yaml"
+        late.write_text(yaml.safe_dump(objects.pod("late", 2, 77)))
+        with pytest.raises(Exception, match="in time"):
+            lab.sync(timeout=0)
+        lab.sync()
+        assert client.http(lab.pod("client"), lab.pod("late").v4, 8080).pod == "default/late"
+
+
+def test_up_and_sync_start_dead_agents_and_keep_the_manifests(lab_name: str, tmp_path: Path):
+    objects.write(tmp_path)
+    with Lab.up(lab_name, tmp_path) as lab:
+        said: list[str] = []
+        for again in (lambda: Lab.up(lab_name, say=said.append), lambda: lab.sync(say=said.append)):
+            lab.kill_agent("node-a")
+            again()
+            assert "the agent of node-a was dead and is started again" in said
+            assert lab.agent_process("node-a") is not None
+            said.clear()
+        assert (lab.manifests / "tests.yaml").exists()
+        Lab.up(lab_name, folder.DEMO, say=said.append)
+        assert f"the manifests that were there are kept in {lab.places.root}/manifests.1" in said
+        assert (lab.places.root / "manifests.1" / "tests.yaml").exists()
+        assert not (lab.manifests / "tests.yaml").exists()
+        log = (lab.places.run("node-a") / "agent.log").read_text()
+        assert log.count("in sync after") == 1  # of this start alone; what was before is beside it
+        assert (lab.places.run("node-a") / "agent.log.old").exists()
 
 
 def test_a_half_written_file_changes_nothing(lab_name: str, family: int):
