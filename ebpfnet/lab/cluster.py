@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import socket
 import subprocess
@@ -117,6 +118,8 @@ class Lab:
         deadline = time.monotonic() + timeout
         with state.locked(places):
             old = _existing(places)
+            if old is not None:
+                _check_owner(name, old.options.owner)
             if old is None:
                 options = Options(agents is not False, uplink_mtu or UPLINK_MTU, tuple(agent_arguments))
                 left_out = _build(places, options, manifests or folder.DEMO, deadline, say)
@@ -126,6 +129,22 @@ class Lab:
             found = cls(name)
             found.left_out = left_out
             return found
+
+    @classmethod
+    def up_for_me(cls, name: str, manifests: Path, *, timeout: float = TIMEOUT, say: Say = silent) -> Self:
+        """Bring up a lab that belongs to this process; the lab of another one is refused unless its owner is dead."""
+        places = Places(topology.empty(name).lab)
+        me = processes.this()
+        with state.locked(places):
+            if (old := _existing(places)) is not None:
+                _check_owner(name, old.options.owner)
+                if old.options.owner is None:
+                    text = f"lab {name!r} is there, and is not a demo's: it is left alone"
+                    raise LabMismatchError(f"{text}. Give the demo another --name, or `ebpfnet lab down --name {name}`")
+                say("a lab was left over from a demo that was interrupted; it goes first")
+            options = Options(owner=state.Owner(me.pid, me.start_time))
+            _build(places, options, manifests, time.monotonic() + timeout, say)
+            return cls(name)
 
     def sync(self, timeout: float = TIMEOUT, say: Say = silent) -> None:
         """Give wires and echo servers to what was added to the lab's manifests, and take those of what is gone.
@@ -146,6 +165,10 @@ class Lab:
 
     def __exit__(self, *_: object) -> None:
         self.down()
+
+    def is_there(self) -> bool:
+        """Tell whether nobody has taken it down."""
+        return _existing(self.places) is not None
 
     @property
     def name(self) -> str:
@@ -311,6 +334,11 @@ def _existing(places: Places) -> State | None:
     return state.load(places.name) if (places.root / "lab.json").exists() else None
 
 
+def _check_owner(name: str, owner: state.Owner | None) -> None:
+    if owner is not None and owner.alive():
+        raise state.LabBusyError(f"lab {name!r} belongs to a demo that is running (pid {owner.pid})")
+
+
 def _load(name: str) -> State | None:
     try:
         return state.load(name)
@@ -324,7 +352,7 @@ def _options(
     """Return how a lab is to be, that was asked for before: as long as any of it stands, it can't be otherwise."""
     if old.settled or (old.sure and old.sure.nodes):
         _check_same(name, old.options, agents=agents, uplink_mtu=uplink_mtu)
-        return old.options
+        return dataclasses.replace(old.options, owner=None)
     with_agents = old.options.agents if agents is None else agents
     return Options(with_agents, uplink_mtu or old.options.uplink_mtu, tuple(arguments) or old.options.agent_arguments)
 

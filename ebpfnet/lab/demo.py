@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ebpfnet.exits import NotRunning
 from ebpfnet.lab import client, folder
 from ebpfnet.lab.client import Answer
-from ebpfnet.lab.cluster import Lab, down
+from ebpfnet.lab.cluster import Lab
 
-NAME = "demo"
+INTERRUPTS = (KeyboardInterrupt, SystemExit)  # Ctrl-C; the command line makes the others of SIGTERM and SIGHUP
 _CONNECTIONS = 150
 _BAR = 40
 _MOVE_SECONDS = 10.0
@@ -26,30 +27,39 @@ _MOVE_SECONDS = 10.0
 _COLOURS = {"title": "1;36", "good": "32", "dim": "2"}
 
 
-def main() -> None:
-    """Run the demo; Ctrl-C takes the lab down first."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        run(NAME)
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted; the lab is taken down")
-
-
 def run(name: str) -> None:
-    """Walk through everything in a lab of that name, which is taken down at the end."""
+    """Walk through everything in a lab of that name, which is taken down at the end, also of an interrupted demo."""
     started = time.monotonic()
-    if down(name):
-        _tell("A lab was left over from an interrupted demo; it is gone now.")
     _title("Two nodes, as network namespaces on this machine")
-    with Lab.up(name, folder.DEMO, say=_tell) as lab:
-        _tell(
-            f"up after {time.monotonic() - started:.1f} s: one agent per node, eBPF programs on every pod's interface"
-        )
+    try:
+        lab = Lab.up_for_me(name, folder.DEMO, say=_tell)
+    except INTERRUPTS:
+        _tell("\ninterrupted; nothing of it is left")
+        raise
+    _tell(f"up after {time.monotonic() - started:.1f} s: one agent per node, eBPF programs on every pod's interface")
+    title = "Taking everything down"
+    try:
         for chapter in (_services, _refused, _hairpin, _tables, _forged, _edit, _restart):
             chapter(lab)
-        _title("Taking everything down")
-    _tell(f"done in {time.monotonic() - started:.1f} s. Your turn: `ebpfnet lab up`, then `ebpfnet lab --help`.")
+    except INTERRUPTS:
+        title = "Interrupted: everything is being taken down"
+        raise
+    except (OSError, NotRunning) as error:
+        if not lab.is_there():
+            raise NotRunning(f"lab {name!r} was taken down while the demo ran") from error
+        raise
+    finally:
+        _end(lab, title)
+    _tell(f"done in {time.monotonic() - started:.1f} s in all. Your turn: `ebpfnet lab up`, then `ebpfnet lab --help`.")
+
+
+def _end(lab: Lab, title: str) -> None:
+    began = time.monotonic()
+    try:
+        _title(title)
+    finally:  # whoever read this may be gone
+        lab.down()
+    _tell(f"lab {lab.name} is gone, after {time.monotonic() - began:.1f} s")
 
 
 def _services(lab: Lab) -> None:
@@ -198,7 +208,3 @@ def _paint(what: str, text: str) -> str:
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[{_COLOURS[what]}m{text}\x1b[0m"
-
-
-if __name__ == "__main__":
-    main()

@@ -51,6 +51,12 @@ class Process:
             os.close(descriptor)
 
 
+def this() -> Process:
+    """Return the calling process; it has no record."""
+    pid, start_time, _ = _read_stat(Path("/proc/self/stat")) or (0, 0, "")
+    return Process(Path(), pid, start_time)
+
+
 def enter(netns: str, command: Sequence[str]) -> list[str]:
     """Return the command line that runs a command in a network namespace, and in nothing else of it."""
     return ["nsenter", f"--net={namespace.path(netns)}", *command]

@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 
 from ebpfnet.exits import EbpfnetError, NotRunning
-from ebpfnet.lab import namespace
+from ebpfnet.lab import namespace, processes
 from ebpfnet.lab.topology import Plan
 from ebpfnet.places import LABS
 
@@ -45,12 +45,25 @@ class LabBusyError(EbpfnetError):
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that a lab belongs to: a demo, which takes it down at its end."""
+
+    pid: int
+    start_time: int
+
+    def alive(self) -> bool:
+        """Tell whether it still runs."""
+        return processes.Process(Path(), self.pid, self.start_time).alive()
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
-    """How a lab was asked for."""
+    """How a lab was asked for; ``owner`` is None when a person did."""
 
     agents: bool = True
     uplink_mtu: int = UPLINK_MTU
     agent_arguments: tuple[str, ...] = ()
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from ebpfnet.lab import folder
+from ebpfnet.lab import client, folder, state
+from ebpfnet.lab.cluster import Lab
 from tests.netns.test_lab import leftovers
 from tests.prog.commands import completions
 
@@ -34,8 +37,33 @@ def test_the_demo_interrupted_cleans_up(lab_name: str):
                 process.send_signal(signal.SIGINT)
                 break
         rest = process.communicate(timeout=30)[0]
-    assert process.returncode != 0
+    assert process.returncode == 130
     assert "Traceback" not in rest
+    assert "Interrupted: everything is being taken down" in rest
+    assert f"lab {lab_name} is gone, after" in rest
+    assert leftovers(lab_name) == []
+
+
+def test_the_demo_leaves_a_lab_that_is_not_its_own_alone(lab_name: str):
+    lab = Lab.up(lab_name, agents=False)
+    done = run("lab", "demo", "--name", lab_name)
+    assert done.returncode == 2
+    assert "is not a demo's: it is left alone" in done.stderr
+    assert client.http(lab.pod("client"), lab.pod("web-b").v4, 8080).pod == "default/web-b"
+
+
+def test_only_a_dead_demos_lab_is_replaced(lab_name: str):
+    with Lab.up_for_me(lab_name, folder.DEMO) as lab:
+        for verb in ("demo", "up"):
+            done = run("lab", verb, "--name", lab_name)
+            assert done.returncode == 1
+            assert f"belongs to a demo that is running (pid {os.getpid()})" in done.stderr
+        found = state.load(lab_name)
+        dead = dataclasses.replace(found.options, owner=state.Owner(os.getpid(), 1))  # the pid is another process's now
+        state.save(lab.places, dataclasses.replace(found, options=dead))
+        done = run("lab", "demo", "--name", lab_name, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "left over from a demo that was interrupted" in done.stdout
     assert leftovers(lab_name) == []
 
 
