@@ -299,9 +299,11 @@ def _build(places: Places, options: Options, manifests: Path, deadline: float, s
         build.move(places, options, topology.empty(places.name), wanted.plan, deadline, say)
         return wanted.left_out
     except BaseException:
-        say("taking the lab down again")
-        with _uninterrupted():
-            _remove(places)
+        try:
+            say("taking the lab down again")
+        finally:  # whoever listened may be gone
+            with _uninterrupted():
+                _remove(places)
         raise
 
 

@@ -51,6 +51,15 @@ def test_interrupted_up_cleans_up(lab_name: str, number: int, after: str):
     assert leftovers(lab_name) == []
 
 
+def test_up_cleans_up_also_when_nobody_listens_any_more(lab_name: str):
+    def say(text: str) -> None:
+        raise BrokenPipeError(text)
+
+    with pytest.raises(BrokenPipeError):
+        Lab.up(lab_name, agents=False, say=say)
+    assert leftovers(lab_name) == []
+
+
 def test_down_after_a_crash(lab_name: str):
     process = start_up(lab_name)
     assert process.stderr is not None
