@@ -82,6 +82,16 @@ static __always_inline int write_ipv6(struct __sk_buff *skb, const struct tuple 
 	return 0;
 }
 
+/* What IPv6 addresses, and a hop limit of one less, add to a sum; 16 bits, for so BCC declares bpf_csum_update. */
+static __always_inline __u16 ipv6_diff(__u32 addresses, bool routed)
+{
+	__u32 sum = (addresses & 0xffff) + (addresses >> 16);
+	if (routed)
+		sum += (__u16)~bpf_htons(0x0001);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
 static __always_inline int write_macs(struct __sk_buff *skb, const struct hop *hop)
 {
 	struct ethhdr *ethernet = data_of(skb);
@@ -117,6 +127,10 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 		return 0;
 	__u32 diff = nat ? quick_diff(&p->tuple, to) : 0;
 	int error = p->ipv6 ? write_ipv6(skb, to, routed) : write_ipv4(skb, to, routed, diff);
+	/* CHECKSUM_COMPLETE, a card's sum of the whole packet: the header's checksum balances what we write to IPv4,
+	 * nothing does in IPv6, and bpf_l4_csum_replace takes the addresses for balanced. */
+	if (p->ipv6)
+		bpf_csum_update(skb, ipv6_diff(diff, routed));
 	if (!error && routed)
 		error = write_macs(skb, hop);
 	if (error || !nat)

@@ -9,11 +9,12 @@ from ebpfnet.maps.syscall import bpf
 
 BPF_PROG_TEST_RUN = 10
 ROOM = 256  # a program may grow a packet by so much
+BPF_F_TEST_SKB_CHECKSUM_COMPLETE = 1 << 2
 TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT = 0, 2, 7
 
 
 class Context(ctypes.Structure):
-    """``struct __sk_buff`` (include/uapi/linux/bpf.h) up to ``cb``; the rest is room, or the kernel says ENOSPC."""
+    """``struct __sk_buff`` (include/uapi/linux/bpf.h); the last 76 bytes are room, or the kernel says ENOSPC."""
 
     _fields_ = (
         ("len", ctypes.c_uint32),
@@ -29,7 +30,11 @@ class Context(ctypes.Structure):
         ("ifindex", ctypes.c_uint32),
         ("tc_index", ctypes.c_uint32),
         ("cb", ctypes.c_uint32 * 5),
-        ("rest", ctypes.c_uint8 * 188),
+        ("_between", ctypes.c_uint8 * 96),
+        ("gso_segs", ctypes.c_uint32),
+        ("_sk", ctypes.c_uint64),
+        ("gso_size", ctypes.c_uint32),
+        ("rest", ctypes.c_uint8 * 76),
     )
 
 
@@ -49,6 +54,8 @@ class _Attributes(ctypes.Structure):
         ("ctx_size_out", ctypes.c_uint32),
         ("ctx_in", ctypes.c_uint64),
         ("ctx_out", ctypes.c_uint64),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
     )
 
 
@@ -61,13 +68,23 @@ class Result(NamedTuple):
     ns: int
 
 
-def run(fd: int, packet: bytes, *, ingress_ifindex: int = 0, repeat: int = 1) -> Result:
+def run(
+    fd: int,
+    packet: bytes,
+    *,
+    ingress_ifindex: int = 0,
+    repeat: int = 1,
+    gso: tuple[int, int] = (0, 0),
+    checksum_complete: bool = False,
+) -> Result:
     """Send ``packet`` (from its Ethernet header, 14 bytes at least) through program ``fd``.
 
-    With ``repeat`` the rewritten packet goes in again. Raises ``OSError``.
+    With ``repeat`` the rewritten packet goes in again. ``gso`` makes it a train of so many segments of so many bytes.
+    With ``checksum_complete`` a card summed the packet up: EBADMSG says that the program left a wrong sum, EINVAL that
+    this kernel can't tell. Raises ``OSError``.
     """
     out = ctypes.create_string_buffer(len(packet) + ROOM)
-    context = Context(ingress_ifindex=ingress_ifindex)
+    context = Context(ingress_ifindex=ingress_ifindex, gso_segs=gso[0], gso_size=gso[1])
     given = ctypes.create_string_buffer(packet, len(packet))
     attributes = _Attributes(
         prog_fd=fd,
@@ -80,6 +97,7 @@ def run(fd: int, packet: bytes, *, ingress_ifindex: int = 0, repeat: int = 1) ->
         ctx_size_out=ctypes.sizeof(context),
         ctx_in=ctypes.addressof(context),
         ctx_out=ctypes.addressof(context),
+        flags=BPF_F_TEST_SKB_CHECKSUM_COMPLETE if checksum_complete else 0,
     )
     bpf(BPF_PROG_TEST_RUN, attributes)
     return Result(attributes.retval, out.raw[: attributes.data_size_out], tuple(context.cb), attributes.duration)
