@@ -8,8 +8,8 @@ static __always_inline __u32 wire_length(struct __sk_buff *skb, const struct pac
 {
 	if (!skb->gso_segs)
 		return skb->len - ETHERNET_LENGTH;
-	__u32 transport = p->tuple.protocol == IPPROTO_TCP ? 32 : 8;
-	return p->l4 - ETHERNET_LENGTH + transport + skb->gso_size;
+	__u32 transport = p->tuple.protocol == IPPROTO_TCP ? p->tcp_header : 8;
+	return p->l4 - p->jumbo - ETHERNET_LENGTH + transport + skb->gso_size;
 }
 
 /* Ask the kernel's routing table; whatever it does not answer plainly (neighbour unknown, packet too big, no route)

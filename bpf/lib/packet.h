@@ -23,7 +23,9 @@ struct packet {
 	__u8 mac[6];	   /* sender's */
 	__u8 ttl;
 	__u8 tcp_flags;
-	__u8 tos;
+	__u8 tcp_header; /* bytes */
+	__u8 jumbo;	 /* bytes of BIG TCP's hop-by-hop header, which goes when the train is cut */
+	__u8 tos;	 /* IPv4 */
 	bool ipv6;
 	__u8 fragment; /* enum fragment_kind */
 	__u8 icmp;     /* enum icmp_kind */
@@ -126,6 +128,7 @@ static __always_inline int parse_transport(struct __sk_buff *skb, struct packet 
 		if (header < 20 || (header > p->l4_length && p->fragment == FRAGMENT_NO))
 			return -DROP_MALFORMED;
 		p->tcp_flags = h[13];
+		p->tcp_header = header;
 	}
 	if ((void *)h + 8 > end_of(skb))
 		return -DROP_TRUNCATED;
@@ -228,10 +231,11 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 	p->ipv6 = true;
 	__builtin_memcpy(&p->tuple.source, &ip->saddr, 32);
 	p->ttl = ip->hop_limit;
-	p->tos = (ip->priority << 4) | (ip->flow_lbl[0] >> 4);
 	__u32 payload = bpf_ntohs(ip->payload_len);
-	if (payload == 0 && skb->gso_segs) /* BIG TCP */
+	if (payload == 0 && skb->gso_segs) { /* BIG TCP */
 		payload = skb->len - ETHERNET_LENGTH - 40;
+		p->jumbo = ip->nexthdr == IPPROTO_HOPOPTS ? 8 : 0;
+	}
 	/* A mapped address on the wire would pass for IPv4 in our tables; RFC 4942 §2.2 says drop. */
 	if (ip->version != 6 || is_mapped(&p->tuple.source) || is_mapped(&p->tuple.destination))
 		return -DROP_MALFORMED;

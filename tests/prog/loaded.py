@@ -36,9 +36,11 @@ class Datapath:
         self.programs = programs
         self.tables = tables
 
-    def run(self, program: str, packet: Packet | bytes, ifindex: int | None = None) -> Result:
+    def run(
+        self, program: str, packet: Packet | bytes, ifindex: int | None = None, gso: tuple[int, int] = (0, 0)
+    ) -> Result:
         where = IFINDEX[program] if ifindex is None else ifindex
-        done = testrun.run(self.programs[program].fd, bytes(packet), ingress_ifindex=where)
+        done = testrun.run(self.programs[program].fd, bytes(packet), ingress_ifindex=where, gso=gso)
         outcome, reason, target = done.cb[:3]
         return Result(done.retval, abi.Outcome(outcome), abi.DropReason(reason), target, done.packet)
 

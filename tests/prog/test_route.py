@@ -3,11 +3,11 @@
 import subprocess
 
 import pytest
-from scapy.all import IP, IPv6
+from scapy.all import IP, TCP, IPv6, IPv6ExtHdrHopByHop, Jumbo
 
 from ebpfnet.abi import Outcome
 from tests import packets
-from tests.packets import ALICE_IFINDEX, POD_PORT, V4, Ends
+from tests.packets import ALICE_IFINDEX, CLIENT_PORT, POD_PORT, V4, V6, Ends
 from tests.prog.loaded import Datapath
 
 ROUTED_IFINDEX = 77
@@ -48,7 +48,31 @@ def test_to_another_node_past_the_stack(routed: Datapath, ends: Ends) -> None:
 
 @pytest.mark.parametrize("group", ["224.0.0.251", "239.1.2.3", "255.255.255.255", "240.0.0.1", "0.0.0.9", "ff02::fb"])
 def test_what_is_not_for_one_host_is_the_stack_s(routed: Datapath, group: str) -> None:
-    ends = packets.V6 if ":" in group else V4
+    ends = V6 if ":" in group else V4
     sent = packets.ethernet() / packets.ip(ends.alice, group, ttl=64) / packets.udp(5353, 5353)
     got = routed.from_pod(sent)
     assert (got.outcome, got.raw) == (Outcome.STACK, bytes(sent))
+
+
+OPTIONS = {"none": [], "timestamps": [("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_train_is_as_long_as_its_segments(routed: Datapath, ends: Ends, options: str) -> None:
+    """The link takes 1,500 bytes, and a train is cut into segments before: those count."""
+    ip = packets.ip(ends.alice, ends.carol)
+    tcp = TCP(sport=CLIENT_PORT, dport=POD_PORT, flags="A", options=OPTIONS[options])
+    room = 1500 - len(ip / tcp)
+    train = packets.ethernet() / ip / tcp / bytes(2000)
+    assert routed.run("from_pod", train, gso=(2, room)).outcome == Outcome.NETWORK
+    assert routed.run("from_pod", train, gso=(2, room + 1)).outcome == Outcome.STACK
+
+
+def test_the_header_of_big_tcp_is_not_on_the_wire(routed: Datapath) -> None:
+    jumbo = IPv6ExtHdrHopByHop(options=[Jumbo(jumboplen=0)])
+    tcp = TCP(sport=CLIENT_PORT, dport=POD_PORT, flags="A")
+    train = bytearray(bytes(packets.ethernet() / IPv6(src=V6.alice, dst=V6.carol) / jumbo / tcp / bytes(2000)))
+    train[18:20] = bytes(2)  # the payload's length is in the jumbo option
+    room = 1500 - 40 - 20
+    assert routed.run("from_pod", bytes(train), gso=(2, room)).outcome == Outcome.NETWORK
+    assert routed.run("from_pod", bytes(train), gso=(2, room + 1)).outcome == Outcome.STACK
