@@ -80,5 +80,8 @@ int from_network(struct __sk_buff *skb)
 	} else {
 		track(f, &p, now);
 	}
+	/* Ends here: the stack tells its sender, of the packet as that knows it. */
+	if (p.ttl <= 1)
+		return pass(skb, HOOK_FROM_NETWORK);
 	return deliver(skb, &p, HOOK_FROM_NETWORK, &f->to, f->flags & FLOW_NAT, &f->deliver);
 }

@@ -115,6 +115,16 @@ def test_what_the_stack_hands_on_for_a_pod_here_is_left_alone(datapath: Datapath
     assert not datapath.flows()
 
 
+def test_an_answer_whose_time_to_live_ends_here_is_the_stack_s_as_it_is(datapath: Datapath, ends: Ends) -> None:
+    """Its sender must know the packet again in the error."""
+    datapath.set_service(ends.service, packets.SERVICE_PORT, 17, [(ends.carol, POD_PORT)], 91)
+    datapath.from_pod(packets.ethernet() / packets.ip(ends.alice, ends.service) / packets.udp())
+    for ttl, outcome in ((0, Outcome.STACK), (1, Outcome.STACK), (2, Outcome.POD)):
+        sent = from_wire(ends.carol, ends.alice, ttl=ttl) / packets.udp(POD_PORT, CLIENT_PORT)
+        got = datapath.from_network(sent)
+        assert (got.outcome, got.raw == bytes(sent)) == (outcome, outcome == Outcome.STACK)
+
+
 def test_an_answer_that_came_through_the_stack_is_translated(datapath: Datapath, ends: Ends) -> None:
     datapath.set_service(ends.service, packets.SERVICE_PORT, 17, [(ends.carol, POD_PORT)], 91)
     datapath.from_pod(packets.ethernet() / packets.ip(ends.alice, ends.service) / packets.udp())
