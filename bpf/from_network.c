@@ -26,14 +26,15 @@ static __always_inline struct pod *ours(const struct address *a)
 
 static __always_inline int network_error(struct __sk_buff *skb, struct packet *p)
 {
-	struct flow *f = NULL;
+	struct quote q = {};
 	struct pod *pod = pod_of(&p->tuple.destination);
+	int error = 0;
 	if (pod && pod->wire.segment)
 		return pass(skb, HOOK_FROM_NETWORK);
-	int error = translate_error(skb, p, &f);
-	if (!error && f && f->from.ifindex)
-		error = -DROP_SPOOFED_ADDRESS; /* about a connection whose far end is here */
-	if (error || !f)
+	struct flow *f = find_error(skb, p, &q, &error);
+	if (f) /* not about a connection whose far end is here */
+		error = f->from.ifindex ? -DROP_SPOOFED_ADDRESS : translate_error(skb, p, &q, f);
+	if (!f || error)
 		return pod ? drop(skb, HOOK_FROM_NETWORK, error, &p->tuple) : pass(skb, HOOK_FROM_NETWORK);
 	return deliver(skb, p, HOOK_FROM_NETWORK, &p->tuple, false, &f->deliver);
 }

@@ -57,13 +57,14 @@ static __always_inline int check_sender(struct __sk_buff *skb, struct packet *p,
 static __always_inline int pod_error(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow *f = NULL;
+	struct quote q = {};
 	struct wire wire;
 	int error = check_sender(skb, p, &wire);
 	if (!error)
-		error = translate_error(skb, p, &f);
-	if (!error && f && f->from.ifindex != wire.ifindex) /* about somebody else's connection */
-		error = -DROP_SPOOFED_ADDRESS;
-	if (error || !f)
+		f = find_error(skb, p, &q, &error);
+	if (f) /* not about somebody else's connection */
+		error = f->from.ifindex != wire.ifindex ? -DROP_SPOOFED_ADDRESS : translate_error(skb, p, &q, f);
+	if (!f || error)
 		return drop(skb, HOOK_FROM_POD, error, &p->tuple);
 	return deliver(skb, p, HOOK_FROM_POD, &p->tuple, false, &f->deliver);
 }

@@ -107,14 +107,14 @@ static __always_inline int leave_beside(struct __sk_buff *skb, const struct pack
 static __always_inline int pod_error_beside(struct __sk_buff *skb, struct packet *p)
 {
 	struct quote q = {};
-	struct tuple key;
-	struct flow *f = quoted_flow(skb, p, &q, &key);
+	int error;
+	struct flow *f = find_error(skb, p, &q, &error);
 	if (!f || !(f->flags & FLOW_NAT))
 		return pass(skb, HOOK_FROM_POD);
 	bool back = returns_to_sender(f, p);
 	if ((f->flags & FLOW_REPLY) && (f->flags & FLOW_BESIDE) && !back)
 		return pass(skb, HOOK_FROM_POD); /* translated at the client's wire */
-	int error = translate_quoted(skb, p, &q, &key, f);
+	error = translate_error(skb, p, &q, f);
 	if (error)
 		return drop(skb, HOOK_FROM_POD, error, &p->tuple);
 	return leave_beside(skb, p, &p->tuple, false, back);

@@ -16,7 +16,10 @@ int to_pod(struct __sk_buff *skb)
 	if (error)
 		return drop(skb, HOOK_TO_POD, error, &p.tuple);
 	if (p.icmp == ICMP_KIND_ERROR) {
-		error = translate_error(skb, &p, &f);
+		struct quote q = {};
+		f = find_error(skb, &p, &q, &error);
+		if (f)
+			error = translate_error(skb, &p, &q, f);
 		return error ? drop(skb, HOOK_TO_POD, error, &p.tuple) : pass(skb, HOOK_TO_POD);
 	}
 

@@ -10,9 +10,9 @@ static __always_inline bool is_answer(const struct flow *f)
 static __always_inline int error_beside(struct __sk_buff *skb, struct packet *p)
 {
 	struct quote q = {};
-	struct tuple key;
-	struct flow *f = quoted_flow(skb, p, &q, &key);
-	int error = f && is_answer(f) ? translate_quoted(skb, p, &q, &key, f) : 0;
+	int error;
+	struct flow *f = find_error(skb, p, &q, &error);
+	error = f && is_answer(f) ? translate_error(skb, p, &q, f) : 0;
 	return error ? drop(skb, HOOK_TO_POD, error, &p->tuple) : pass(skb, HOOK_TO_POD);
 }
 

@@ -81,7 +81,7 @@ static __always_inline int patch_check(struct __sk_buff *skb, __u32 offset, __u3
 static __always_inline int rewrite_quote(struct __sk_buff *skb, const struct packet *p, const struct quote *q,
 					 const struct tuple *new, __u32 *sum)
 {
-	__u32 addresses = address_diff(&q->tuple, new, 0);
+	__u32 addresses = address_diff(&q->tuple, new);
 	__u32 all = bpf_csum_diff((__be32 *)&q->tuple.source_port, 4, (__be32 *)&new->source_port, 4, addresses);
 	int error;
 
@@ -109,12 +109,12 @@ static __always_inline int rewrite_quote(struct __sk_buff *skb, const struct pac
 static __always_inline int rewrite_outer(struct __sk_buff *skb, const struct packet *p, const struct tuple *to,
 					 __u32 sum)
 {
-	__u32 diff = address_diff(&p->tuple, to, 0);
+	__u32 diff = address_diff(&p->tuple, to);
 	__u32 ignored = 0;
 	int error;
 
 	if (p->ipv6) {
-		sum = address_diff(&p->tuple, to, sum);
+		sum = csum_add(sum, diff);
 		error = bpf_skb_store_bytes(skb, ETHERNET_LENGTH + 8, &to->source, 32, BPF_F_RECOMPUTE_CSUM);
 	} else {
 		__be32 pair[2] = { to->source.word[3], to->destination.word[3] };
@@ -127,19 +127,25 @@ static __always_inline int rewrite_outer(struct __sk_buff *skb, const struct pac
 	return patch_check(skb, p->l4 + 2, sum, false, &ignored);
 }
 
-/* Find the flow that an error is about: its direction is the error's. NULL when it is about none of ours. */
-static __always_inline struct flow *quoted_flow(struct __sk_buff *skb, const struct packet *p, struct quote *q,
-						struct tuple *key)
+/* The flow that an error is about; its direction is the error's. NULL with *error set. */
+static __always_inline struct flow *find_error(struct __sk_buff *skb, const struct packet *p, struct quote *q,
+					       int *error)
 {
-	if (parse_quote(skb, p, q))
+	struct tuple key;
+	*error = parse_quote(skb, p, q);
+	if (*error)
 		return NULL;
-	reverse(key, &q->tuple);
-	return flows.lookup(key);
+	*error = -DROP_FLOW_UNKNOWN;
+	reverse(&key, &q->tuple);
+	/* An error goes to nobody but the sender of the packet that it quotes. */
+	if (!same_address(&p->tuple.destination, &key.destination))
+		return NULL;
+	return flows.lookup(&key);
 }
 
 /* Translate an error along its flow; the packet's tuple is then as it stands in the packet. Returns 0 or -DROP_*. */
-static __always_inline int translate_quoted(struct __sk_buff *skb, struct packet *p, const struct quote *q,
-					    const struct tuple *key, const struct flow *f)
+static __always_inline int translate_error(struct __sk_buff *skb, struct packet *p, const struct quote *q,
+					   const struct flow *f)
 {
 	struct tuple new, to = p->tuple;
 	__u32 sum = 0;
@@ -150,23 +156,10 @@ static __always_inline int translate_quoted(struct __sk_buff *skb, struct packet
 	if (error)
 		return error;
 	/* A router on the way speaks for itself, the far end for whom the sender believes it talks to. */
-	if (same_address(&to.source, &key->source))
+	if (same_address(&to.source, &q->tuple.destination))
 		to.source = f->to.source;
 	to.destination = f->to.destination;
 	error = rewrite_outer(skb, p, &to, sum);
 	p->tuple = to;
 	return error;
-}
-
-/* Both, for hooks that drop what they can't place: *found is the flow. Returns 0 or -DROP_*. */
-static __always_inline int translate_error(struct __sk_buff *skb, struct packet *p, struct flow **found)
-{
-	struct quote q = {};
-	struct tuple key;
-	int error = parse_quote(skb, p, &q);
-	if (error)
-		return error;
-	reverse(&key, &q.tuple);
-	*found = flows.lookup(&key);
-	return *found ? translate_quoted(skb, p, &q, &key, *found) : -DROP_FLOW_UNKNOWN;
 }

@@ -16,14 +16,15 @@ static __always_inline __sum16 csum_apply(__sum16 check, __u32 diff)
 	return ~sum;
 }
 
-/* Checksum difference of the addresses; the prefixes of mapped IPv4 cancel out, so one call serves both families. */
-static __always_inline __u32 address_diff(const struct tuple *from, const struct tuple *to, __u32 seed)
+static __always_inline __u32 csum_add(__u32 a, __u32 b)
 {
-	return bpf_csum_diff((__be32 *)from, 32, (__be32 *)to, 32, seed);
+	a += b;
+	return a < b ? a + 1 : a;
 }
 
-/* The same without a helper call, which costs more than the sums: for what every translated packet passes. */
-static __always_inline __u32 quick_diff(const struct tuple *from, const struct tuple *to)
+/* Checksum difference of the addresses; the prefixes of mapped IPv4 cancel out, so one serves both families. No
+ * bpf_csum_diff, which costs more than the sums: every translated packet passes here. */
+static __always_inline __u32 address_diff(const struct tuple *from, const struct tuple *to)
 {
 	__u64 sum = 0;
 #pragma unroll
@@ -60,12 +61,8 @@ static __always_inline int write_ipv4(struct __sk_buff *skb, const struct tuple 
 	ip->saddr = to->source.word[3];
 	ip->daddr = to->destination.word[3];
 	if (routed) {
-		/* One less in the high byte of a 16-bit word. */
-		__u32 less = (__u16)~bpf_htons(0x0100);
 		ip->ttl--;
-		diff += less;
-		if (diff < less)
-			diff++;
+		diff = csum_add(diff, (__u16)~bpf_htons(0x0100)); /* one less in the high byte of a 16-bit word */
 	}
 	ip->check = csum_apply(ip->check, diff);
 	return 0;
@@ -125,7 +122,7 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 	bool routed = hop->outcome != OUTCOME_STACK;
 	if (!nat && !routed)
 		return 0;
-	__u32 diff = nat ? quick_diff(&p->tuple, to) : 0;
+	__u32 diff = nat ? address_diff(&p->tuple, to) : 0;
 	int error = p->ipv6 ? write_ipv6(skb, to, routed) : write_ipv4(skb, to, routed, diff);
 	/* CHECKSUM_COMPLETE, a card's sum of the whole packet: the header's checksum balances what we write to IPv4,
 	 * nothing does in IPv6, and bpf_l4_csum_replace takes the addresses for balanced. */

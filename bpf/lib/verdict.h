@@ -35,6 +35,8 @@ static __always_inline void sample_drop(struct __sk_buff *skb, __u32 hook, __u32
 	sample->sequence = number;
 }
 
+_Static_assert((DROP_MAX & (DROP_MAX - 1)) == 0, "drop() masks the reason, so that the verifier knows its bound");
+
 /* The only way to drop a packet. `error` is -DROP_*. */
 static __always_inline int drop(struct __sk_buff *skb, __u32 hook, int error, const struct tuple *tuple)
 {

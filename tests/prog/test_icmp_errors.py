@@ -221,6 +221,30 @@ def test_with_another_s_source_address(only_bob: Datapath, ends: Ends) -> None:
     assert (got.outcome, got.reason) == (Outcome.DROP, DropReason.SPOOFED_ADDRESS)
 
 
+@pytest.mark.parametrize("receiver", ["gateway", "bob"])
+@pytest.mark.parametrize("service", [False, True], ids=["direct", "service"])
+def test_to_another_than_the_sender_of_what_it_quotes(
+    only_carol: Datapath, ends: Ends, receiver: str, service: bool
+) -> None:
+    to = ends.service if service else ends.carol
+    there = only_carol.from_pod(packets.ethernet() / packets.ip(ends.alice, to) / packets.udp())
+    error = packets.unreachable(ends, Raw(there.raw[14:]))
+    header = packets.ethernet(STRANGER_MAC, UPLINK_MAC) / packets.ip(ends.carol, getattr(ends, receiver))
+    got = only_carol.from_network(header / error)
+    expected = (Outcome.STACK, DropReason.NONE) if receiver == "gateway" else (Outcome.DROP, DropReason.FLOW_UNKNOWN)
+    assert (got.outcome, got.reason, got.raw) == (*expected, bytes(header / error))
+
+
+def test_a_forged_one_is_dropped_as_it_came(only_bob: Datapath, ends: Ends) -> None:
+    """From the network, about what a service said to a pod here: the far end of that is here too."""
+    only_bob.from_pod(packets.ethernet() / packets.ip(ends.alice, ends.service) / packets.udp())
+    quoted_answer = packets.ip(ends.service, ends.alice) / packets.udp(SERVICE_PORT, CLIENT_PORT)
+    header = packets.ethernet(STRANGER_MAC, UPLINK_MAC) / packets.ip(ends.outside, ends.service)
+    sent = header / packets.unreachable(ends, quoted_answer)
+    got = only_bob.from_network(sent)
+    assert (got.outcome, got.raw) == (Outcome.STACK, bytes(sent))
+
+
 def test_about_a_datagram_without_checksum(only_carol: Datapath) -> None:
     ends = packets.V4
     datagram = packets.udp()
