@@ -1,6 +1,8 @@
 /* ICMP errors about our flows: the quoted packet is what its sender saw, so it and the outer addresses are translated
  * back along the flow (RFC 5508 §4.2). Path-MTU discovery and traceroute hang on this. */
 
+#define QUOTED_EXTENSIONS_MAX 4
+
 struct quote {
 	struct tuple tuple; /* of the quoted packet */
 	__u32 l3;	    /* offset of its IP header */
@@ -26,7 +28,8 @@ static __always_inline int quote_ports(struct __sk_buff *skb, bool ipv6, struct 
 	return 0;
 }
 
-/* Read the quoted packet of an error. Later fragments, and extension headers but a fragment's, name no flow. */
+/* Read the quoted packet of an error. Later fragments name no flow, nor do more extension headers
+ * than we follow. */
 static __always_inline int parse_quote(struct __sk_buff *skb, const struct packet *p, struct quote *q)
 {
 	q->l3 = p->l4 + 8;
@@ -37,15 +40,18 @@ static __always_inline int parse_quote(struct __sk_buff *skb, const struct packe
 		__builtin_memcpy(&q->tuple.source, &ip.saddr, 32);
 		q->tuple.protocol = ip.nexthdr;
 		q->l4 = q->l3 + sizeof(ip);
-		if (ip.nexthdr == IPPROTO_FRAGMENT) {
-			/* A first fragment is how a large datagram learns the path's MTU. */
-			__u8 h[8];
+#pragma unroll
+		for (int i = 0; i < QUOTED_EXTENSIONS_MAX; i++) {
+			__u8 h[8], kind = q->tuple.protocol;
+			if (kind != IPPROTO_HOPOPTS && kind != IPPROTO_DSTOPTS && kind != IPPROTO_FRAGMENT)
+				break;
 			if (bpf_skb_load_bytes(skb, q->l4, h, 8))
 				return -DROP_TRUNCATED;
-			if (*(__be16 *)(h + 2) & bpf_htons(0xfff8))
+			/* A first fragment is how a large datagram learns the path's MTU. */
+			if (kind == IPPROTO_FRAGMENT && (*(__be16 *)(h + 2) & bpf_htons(0xfff8)))
 				return -DROP_FLOW_UNKNOWN;
 			q->tuple.protocol = h[0];
-			q->l4 += 8;
+			q->l4 += kind == IPPROTO_FRAGMENT ? 8 : (h[1] + 1) * 8;
 		}
 	} else {
 		struct iphdr ip;

@@ -17,7 +17,11 @@ from scapy.all import (
     IPerror,
     IPerror6,
     IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
     Packet,
+    PadN,
     Raw,
     TCPerror,
     UDPerror,
@@ -243,6 +247,40 @@ def test_a_forged_one_is_dropped_as_it_came(only_bob: Datapath, ends: Ends) -> N
     sent = header / packets.unreachable(ends, quoted_answer)
     got = only_bob.from_network(sent)
     assert (got.outcome, got.raw) == (Outcome.STACK, bytes(sent))
+
+
+CHAINS = {
+    "destination": IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(12))]),
+    "hop-by-hop": IPv6ExtHdrHopByHop(),
+    "first fragment": IPv6ExtHdrFragment(id=1, offset=0, m=1),
+    "four": IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / IPv6ExtHdrFragment(id=1) / IPv6ExtHdrDestOpt(),
+}
+
+
+@pytest.mark.parametrize("protocol", BUILDERS)
+@pytest.mark.parametrize("chain", CHAINS)
+def test_about_a_packet_with_extension_headers(datapath: Datapath, chain: str, protocol: str) -> None:
+    ends = packets.V6
+    for number in (6, 17):
+        datapath.set_service(ends.service, SERVICE_PORT, number, [(ends.carol, POD_PORT)], 70 + number)
+    sent = packets.ip(ends.alice, ends.service) / CHAINS[chain] / BUILDERS[protocol]()
+    there = datapath.from_pod(packets.ethernet() / sent)
+    header = packets.ethernet(STRANGER_MAC, UPLINK_MAC) / packets.ip(ROUTER[True], ends.alice)
+    got = datapath.from_network(header / packets.too_big(ends, Raw(there.raw[14:])))
+    assert (got.outcome, got.ifindex) == (Outcome.POD, ALICE_IFINDEX)
+    assert packets.has_right_checksums(got.raw)
+    assert got.raw[14 + 48 :] == bytes(sent)
+
+
+def test_about_a_packet_with_more_extension_headers(datapath: Datapath) -> None:
+    ends = packets.V6
+    there = packets.ip(ends.alice, ends.carol)
+    for _ in range(5):
+        there /= IPv6ExtHdrDestOpt()
+    datapath.from_pod(packets.ethernet() / there / packets.udp())
+    header = packets.ethernet(STRANGER_MAC, UPLINK_MAC) / packets.ip(ROUTER[True], ends.alice)
+    got = datapath.from_network(header / packets.too_big(ends, there / packets.udp()))
+    assert (got.outcome, got.reason) == (Outcome.DROP, DropReason.FLOW_UNKNOWN)
 
 
 def test_about_a_datagram_without_checksum(only_carol: Datapath) -> None:
