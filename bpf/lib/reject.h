@@ -3,6 +3,8 @@
 
 #define TTL_DEFAULT 64
 #define QUOTED_TRANSPORT 8 /* bytes of the transport header in an error (RFC 792) */
+#define OPTIONS_MAX 40	   /* bytes of IPv4 options or IPv6 extension headers that a refused packet may have */
+#define OPTIONS_ROOM 63	   /* the verifier knows no better bound */
 
 struct icmp_header {
 	__u8 type;
@@ -67,65 +69,77 @@ static __always_inline int answer_headers(struct __sk_buff *skb, const struct pa
 	return bpf_skb_store_bytes(skb, ETHERNET_LENGTH, &ip, sizeof(ip), 0) ? -DROP_REWRITE : 0;
 }
 
+/* Bytes between the fixed IP header and the transport's, a multiple of 4. More than OPTIONS_MAX: not to be answered. */
+static __always_inline __u64 options_of(const struct packet *p)
+{
+	return p->l4 - ETHERNET_LENGTH - (p->ipv6 ? 40 : 20);
+}
+
+/* Our header is longer than it must be by as much as the packet has options. Those go, and with CHECKSUM_PARTIAL the
+ * kernel does not cut a packet before the place where its checksum was; zeros end a header's options. */
 static __always_inline int reset_connection(struct __sk_buff *skb, const struct packet *p, const struct tuple *answer)
 {
-	struct reset theirs, ours = {};
+	struct reset theirs;
+	struct {
+		struct reset tcp;
+		__u8 padding[OPTIONS_ROOM + 1];
+	} ours = {};
+	__u64 padding = options_of(p);
+	if (padding > OPTIONS_MAX)
+		return -DROP_NO_ENDPOINTS;
+	asm volatile("%0 &= 63" : "+r"(padding));
+	__u32 header = sizeof(ours.tcp) + padding;
+	__u16 flags = header / 4 << 12 | TCP_RST;
 	if (bpf_skb_load_bytes(skb, p->l4, &theirs, sizeof(theirs)))
 		return -DROP_TRUNCATED;
 	if (p->tcp_flags & TCP_RST) /* a reset is never answered */
 		return -DROP_NO_ENDPOINTS;
-	ours.source_port = answer->source_port;
-	ours.destination_port = answer->destination_port;
-	ours.flags = bpf_htons(0x5000 | TCP_RST);
+	ours.tcp.source_port = answer->source_port;
+	ours.tcp.destination_port = answer->destination_port;
 	if (p->tcp_flags & TCP_ACK) {
-		ours.sequence = theirs.acknowledged;
+		ours.tcp.sequence = theirs.acknowledged;
 	} else {
 		__u32 length = p->l4_length - (bpf_ntohs(theirs.flags) >> 12) * 4;
 		length += !!(p->tcp_flags & TCP_SYN) + !!(p->tcp_flags & TCP_FIN);
-		ours.acknowledged = bpf_htonl(bpf_ntohl(theirs.sequence) + length);
-		ours.flags = bpf_htons(0x5000 | TCP_RST | TCP_ACK);
+		ours.tcp.acknowledged = bpf_htonl(bpf_ntohl(theirs.sequence) + length);
+		flags |= TCP_ACK;
 	}
-	__u32 sum = pseudo_sum(answer, sizeof(ours), IPPROTO_TCP);
-	ours.check = csum_finish(bpf_csum_diff(NULL, 0, (__be32 *)&ours, sizeof(ours), sum));
-	int error = answer_headers(skb, p, answer, sizeof(ours), IPPROTO_TCP);
+	ours.tcp.flags = bpf_htons(flags);
+	__u32 sum = pseudo_sum(answer, header, IPPROTO_TCP);
+	ours.tcp.check = csum_finish(bpf_csum_diff(NULL, 0, (__be32 *)&ours, sizeof(ours), sum));
+	int error = answer_headers(skb, p, answer, header, IPPROTO_TCP);
 	if (error)
 		return error;
 	__u32 offset = ETHERNET_LENGTH + (p->ipv6 ? 40 : 20);
-	return bpf_skb_store_bytes(skb, offset, &ours, sizeof(ours), 0) ? -DROP_REWRITE : 0;
+	return bpf_skb_store_bytes(skb, offset, &ours, sizeof(ours.tcp) + padding, 0) ? -DROP_REWRITE : 0;
 }
 
 static __always_inline int unreachable(struct __sk_buff *skb, const struct packet *p, const struct tuple *answer)
 {
 	struct {
 		struct icmp_header icmp;
-		__u8 quoted[40 + QUOTED_TRANSPORT];
+		__u8 quoted[40 + OPTIONS_ROOM + 1 + QUOTED_TRANSPORT];
 	} body = {};
-	__u32 quoted = (p->ipv6 ? 40 : 20) + QUOTED_TRANSPORT;
+	__u64 options = options_of(p);
+	if (options > OPTIONS_MAX)
+		return -DROP_NO_ENDPOINTS;
+	asm volatile("%0 &= 63" : "+r"(options));
+	__u32 quoted = (p->ipv6 ? 40 : 20) + options + QUOTED_TRANSPORT;
 	__u32 length = sizeof(struct icmp_header) + quoted;
 	__s64 sum = 0;
-	/* With IP options the quote would need more than we copy. */
-	if (!p->ipv6 && p->l4 != ETHERNET_LENGTH + 20)
-		return -DROP_NO_ENDPOINTS;
 
 	body.icmp.type = p->ipv6 ? 1 : 3;
 	body.icmp.code = p->ipv6 ? 4 : 3;
-	if (p->ipv6) {
-		if (bpf_skb_load_bytes(skb, ETHERNET_LENGTH, body.quoted, 48))
-			return -DROP_TRUNCATED;
-		sum = pseudo_sum(answer, length, IPPROTO_ICMPV6);
-	} else if (bpf_skb_load_bytes(skb, ETHERNET_LENGTH, body.quoted, 28)) {
+	if (bpf_skb_load_bytes(skb, ETHERNET_LENGTH, body.quoted, quoted))
 		return -DROP_TRUNCATED;
-	}
+	if (p->ipv6)
+		sum = pseudo_sum(answer, length, IPPROTO_ICMPV6);
 	/* What is not quoted is zero and adds nothing. */
 	body.icmp.check = csum_finish(bpf_csum_diff(NULL, 0, (__be32 *)&body, sizeof(body), sum));
 	int error = answer_headers(skb, p, answer, length, p->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
 	if (error)
 		return error;
-	if (p->ipv6)
-		error = bpf_skb_store_bytes(skb, ETHERNET_LENGTH + 40, &body, 56, 0);
-	else
-		error = bpf_skb_store_bytes(skb, ETHERNET_LENGTH + 20, &body, 36, 0);
-	return error ? -DROP_REWRITE : 0;
+	return bpf_skb_store_bytes(skb, ETHERNET_LENGTH + (p->ipv6 ? 40 : 20), &body, length, 0) ? -DROP_REWRITE : 0;
 }
 
 /* Answer a pod's packet with a refusal, back into the pod. */
