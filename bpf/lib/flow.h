@@ -150,7 +150,9 @@ static __always_inline struct flow *recall(struct packet *p, __u64 now)
 	return f;
 }
 
-/* Later fragments carry no ports: the first one leaves them here. Returns 0 or -DROP_FRAGMENT_UNKNOWN. */
+/* Later fragments carry no ports: the first one leaves them here. Nor do they say which protocol they are of, when
+ * destination options come before it: then the first one leaves that too, under the options' number.
+ * Returns 0 or -DROP_FRAGMENT_UNKNOWN. */
 static __always_inline int follow_fragment(struct packet *p)
 {
 	struct fragment key = {
@@ -162,9 +164,18 @@ static __always_inline int follow_fragment(struct packet *p)
 	if (p->fragment == FRAGMENT_FIRST) {
 		struct ports ports = { p->tuple.source_port, p->tuple.destination_port };
 		fragments.update(&key, &ports);
+		if (p->fragment_next == IPPROTO_DSTOPTS) {
+			struct ports protocol = { p->tuple.protocol, 0 };
+			key.protocol = IPPROTO_DSTOPTS;
+			fragments.update(&key, &protocol);
+		}
 		return 0;
 	}
 	struct ports *ports = fragments.lookup(&key);
+	if (ports && key.protocol == IPPROTO_DSTOPTS) {
+		key.protocol = p->tuple.protocol = ports->source;
+		ports = fragments.lookup(&key);
+	}
 	if (!ports)
 		return -DROP_FRAGMENT_UNKNOWN;
 	p->tuple.source_port = ports->source;

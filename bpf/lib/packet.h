@@ -27,8 +27,9 @@ struct packet {
 	__u8 jumbo;	 /* bytes of BIG TCP's hop-by-hop header, which goes when the train is cut */
 	__u8 tos;	 /* IPv4 */
 	bool ipv6;
-	__u8 fragment; /* enum fragment_kind */
-	__u8 icmp;     /* enum icmp_kind */
+	__u8 fragment;	    /* enum fragment_kind */
+	__u8 fragment_next; /* protocol after the fragment header: all that a later fragment says */
+	__u8 icmp;	    /* enum icmp_kind */
 };
 
 #define data_of(skb) ((void *)(long)(skb)->data)
@@ -168,6 +169,7 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 	p->ttl = ip->ttl;
 	p->tos = ip->tos;
 	p->fragment_id = ip->id;
+	p->fragment_next = ip->protocol;
 	if (total == 0 && skb->gso_segs) /* BIG TCP over IPv4, Linux b1a78b9b9886 (6.3) */
 		total = skb->len - ETHERNET_LENGTH;
 	if (ip->version != 4 || header < 20 || total < header)
@@ -202,6 +204,7 @@ static __always_inline int skip_extensions(struct __sk_buff *skb, struct packet 
 		__u32 length = 8;
 		if (next == IPPROTO_FRAGMENT) {
 			p->fragment_id = *(__be32 *)(h + 4);
+			p->fragment_next = h[0];
 			__u16 offset = bpf_ntohs(*(__be16 *)(h + 2));
 			if (offset & 0xfff8)
 				p->fragment = FRAGMENT_LATER;

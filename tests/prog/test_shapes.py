@@ -107,6 +107,21 @@ def test_a_refusal_answers_the_first_fragment_only(datapath: Datapath, ends: End
     assert {result.outcome for result in got[1:]} == {Outcome.DROP}
 
 
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_fragments_with_options_follow_the_first(datapath: Datapath, protocol: int) -> None:
+    """After the fragment header come destination options: later fragments say nothing of the protocol behind."""
+    datapath.set_service(V6.service, SERVICE_PORT, protocol, [(V6.bob, POD_PORT)], 61)
+    transport = packets.udp(data=bytes(1000)) if protocol == 17 else packets.tcp(data=bytes(1000))
+    options = IPv6ExtHdrDestOpt(nh=protocol, options=[PadN(optdata=bytes(4))])
+    whole = bytes(packets.ip(V6.alice, V6.service) / options / transport)[40:]
+    header = packets.ethernet() / packets.ip(V6.alice, V6.service)
+    for at in (0, 600):
+        part = IPv6ExtHdrFragment(nh=60, id=5, m=at == 0, offset=at // 8) / Raw(whole[at : at + 600])
+        got = datapath.from_pod(header / part)
+        assert (got.outcome, got.ifindex, got.packet[IPv6].dst) == (Outcome.POD, BOB_IFINDEX, V6.bob)
+    assert len(datapath.flows()) == 2
+
+
 def complaint_about(there: Datapath, ends: Ends, quoted: bytes) -> Result:
     """Let a router on the way say that a packet was too big, as far as RFC 4443 and RFC 1812 let it quote."""
     router = "fd09::9" if ends.ipv6 else "10.1.9.9"
