@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ebpfnet import abi, status
+from ebpfnet.exits import NotRunning
 from ebpfnet.maps import pins
 from tests.cluster import TCP
 from tests.prog.commands import ask, call, packed
@@ -149,6 +150,18 @@ def test_status_says_that_the_agent_is_dead(node: Path):
     assert done.stderr == "ebpfnet: the agent of this node is not running\n"
 
 
+def _wait_until_it_answers(run: Path) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            status.ask(run, "ping")
+        except NotRunning:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        else:
+            return
+
+
 WHOLE = {"ref": "Service default/web", "field": "spec.ports", "reason": "bad"}
 PARTLY = {"ref": "EndpointSlice default/web-1", "field": "endpoints[0]", "reason": "loopback", "partial": True}
 FILE = {"ref": "File web.yaml", "field": "", "reason": "empty", "partial": False}
@@ -180,8 +193,7 @@ def test_status_names_refusals_in_its_first_line(
     agent = threading.Thread(target=status.serve, args=(tmp_path, lambda: answer, stop))
     agent.start()
     try:
-        while not (tmp_path / status.NAME).exists():
-            stop.wait(0.01)
+        _wait_until_it_answers(tmp_path)
         lines = call("status", "--pins", str(node / "bpf" / "x"), "--run", str(tmp_path)).stdout.splitlines()
     finally:
         stop.set()
