@@ -36,9 +36,11 @@ def run(name: str) -> None:
     except INTERRUPTS:
         _tell("\ninterrupted; nothing of it is left")
         raise
-    _tell(f"up after {time.monotonic() - started:.1f} s: one agent per node, eBPF programs on every pod's interface")
     title = "Taking everything down"
     try:
+        _tell(
+            f"up after {time.monotonic() - started:.1f} s: one agent per node, eBPF programs on every pod's interface"
+        )
         for chapter in (_services, _refused, _hairpin, _tables, _forged, _edit, _restart):
             chapter(lab)
     except INTERRUPTS:
