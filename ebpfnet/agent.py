@@ -46,6 +46,7 @@ BTF = Path("/sys/kernel/btf/vmlinux")
 RUN = Path("/run/ebpfnet")
 ON_UPLINK, ON_WIRE, ON_WIRE_BESIDE = abi.PROGRAMS[2:4], abi.PROGRAMS[0:2], abi.PROGRAMS[4:6]
 BREATH_S = 0.0005
+SWEEP_PAUSE_S, SWEEP_SHARE = 1.0, 0.1  # sweeps for services' sake: how far apart, and how much of the time at most
 SWITCH_INTERVAL_S = 0.0002  # a busy thread hands over quickly: 5 ms by default would be the latency of an event
 
 
@@ -247,13 +248,15 @@ class Agent:
 
     def _loop(self) -> None:
         swept: Wires = None
-        next_sweep = time.monotonic() + self.config.sweep_interval
+        turns = 0
+        next_sweep, paused = time.monotonic() + self.config.sweep_interval, 0.0
         while not self.stop.is_set():
             with self._lock:
                 due = self._reconciler.next_retry
-            now = time.monotonic()
+                sweep_at = paused if self._reconciler.turns != turns else next_sweep
+            wake_at = min(sweep_at, next_sweep, due if due is not None else next_sweep)
             with contextlib.suppress(queue.Empty):
-                self._wake.get(timeout=max(0.0, min(next_sweep, due if due is not None else next_sweep) - now))
+                self._wake.get(timeout=max(0.0, wake_at - time.monotonic()))
                 while True:
                     self._wake.get_nowait()
             if self.stop.is_set():
@@ -261,11 +264,15 @@ class Agent:
             self._retry()
             with self._lock:
                 self._log_problems()
-                wires, late = self._reconciler.wires, self._reconciler.late
+                wires, late, turned = self._reconciler.wires, self._reconciler.late, self._reconciler.turns
             self._telemetry.settled(late=late)
-            if wires != swept or time.monotonic() >= next_sweep:
+            now = time.monotonic()
+            if wires != swept or now >= (paused if turned != turns else next_sweep):
                 self._sweep()
-                swept, next_sweep = wires, time.monotonic() + self.config.sweep_interval
+                swept, turns = wires, turned
+                done = time.monotonic()
+                next_sweep = done + self.config.sweep_interval
+                paused = done + max(SWEEP_PAUSE_S, (done - now) / SWEEP_SHARE)
 
     def _retry(self) -> None:
         """Try again what failed, a step at a time: a change that comes meanwhile waits for one step."""
@@ -281,7 +288,7 @@ class Agent:
         began = time.perf_counter()
         self._telemetry.tend()
         try:
-            swept = sweep(self._tables["flows"], now, lambda: self._reconciler.wires, self._lock)
+            swept = sweep(self._tables["flows"], now, lambda: self._reconciler.wires, self._lock, self._reconciler)
             self._telemetry.swept(swept.seen, swept.removed, time.perf_counter() - began)
             log.debug("swept %d of %d flows", swept.removed, swept.seen)
         except TableError as error:

@@ -37,6 +37,7 @@ from ebpfnet.model.facts import (
 )
 from ebpfnet.reconcile import resync
 from ebpfnet.reconcile.backlog import Backlog
+from ebpfnet.reconcile.diff import find
 from ebpfnet.reconcile.pods import PodTables
 from ebpfnet.reconcile.services import ServiceTables
 from ebpfnet.reconcile.sets import DoesNotFit
@@ -349,6 +350,25 @@ class Reconciler:
     def wires(self) -> Mapping[bytes, bytes] | None:
         """Address to wire of every pod in the tables; None: not known now. Replaced, never changed."""
         return self._pods.wires
+
+    # What flows are judged by
+
+    @property
+    def turns(self) -> int:
+        """Counts what may leave flows astray: backends that go, frontends that come or go. Who follows it sweeps."""
+        return self._services.writer.turns
+
+    def is_frontend(self, frontend: bytes) -> bool:
+        """Say whether packets to a packed ``Frontend`` are translated."""
+        return self._services.writer.owns(frontend)
+
+    def leads_to(self, frontend: bytes, backend: bytes) -> bool:
+        """Say whether a packed ``Frontend`` may lead to a packed ``Backend``; also when that is not known now."""
+        set_id = self._services.writer.owner(frontend)
+        if set_id is None:
+            return not self.synced
+        endpoints = self._services.live(set_id)
+        return endpoints is None or set_id in self._backlog or find(endpoints.run, backend) >= 0
 
     def _attempt(self, unit: int, work: Callable[[], None]) -> None:
         try:

@@ -112,7 +112,7 @@ class ServiceTables:
         return self._wanted[set_id][0].label if set_id in self._wanted else None
 
     def live(self, set_id: int) -> EndpointSet | None:
-        """Return a set as the kernel should hold it."""
+        """Return a set as the kernel holds it; None: it does not, or that is not known now."""
         return self._live.get(set_id)
 
     def count(self) -> None:

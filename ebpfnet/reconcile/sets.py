@@ -68,6 +68,8 @@ class SetWriter:
         self._services = tables["services"]
         self._slots = tables["slots"]
         self.used = 0  # slots in use
+        self.turns = 0
+        """Counts what may leave flows astray: backends that go, frontends that come or go."""
         self._owner: dict[bytes, int] = {}  # which set a frontend leads to: an address may pass from one to another
         self._left: dict[bytes, int] = {}  # frontends that a set has left, and that still lead to it
 
@@ -89,6 +91,10 @@ class SetWriter:
     def owns(self, frontend: bytes) -> bool:
         """Say whether a frontend leads to a set that is known here."""
         return frontend in self._owner
+
+    def owner(self, frontend: bytes) -> int | None:
+        """Return the set that a frontend leads to."""
+        return self._owner.get(frontend)
 
     def demand(self, count: int, frontend: bytes | None = None) -> None:
         """Raise ``DoesNotFit`` unless there is room for ``count`` more slots, and for ``frontend`` if it is new."""
@@ -125,6 +131,7 @@ class SetWriter:
 
     def adopt(self, endpoints: EndpointSet) -> None:
         """Know a set that was found in the tables."""
+        self.turns += 1
         self._owner[endpoints.frontend] = endpoints.id
 
     def keep(self, set_id: int, frontend: bytes, *, stays: bool) -> None:
@@ -155,12 +162,14 @@ class SetWriter:
             for each in batch:
                 self._owner[each.frontend] = each.id
                 self._left.pop(each.frontend, None)
+            self.turns += 1
             self.used += sum(e.count for e in batch)
 
     def renew(self, endpoints: EndpointSet, run: bytes) -> None:
         """Replace the whole set: a new generation, the flip, the old one's end."""
         count = len(run) // RECORD
         self.demand(count)
+        self.turns += 1
         generation = (endpoints.generation + 1) & 0xFFFFFFFF
         if count:
             self._slots.put_batch(slot_keys(endpoints.id, generation, 0, count), run)
@@ -174,6 +183,7 @@ class SetWriter:
     def change(self, endpoints: EndpointSet, removed: list[bytes], added: list[bytes]) -> None:
         """Take some backends out and put some in, slot by slot; a pair of the two is one write."""
         pairs = min(len(removed), len(added))
+        self.turns += bool(removed)
         for old, new in zip(removed[:pairs], added[:pairs], strict=True):
             self._replace(endpoints, find(endpoints.run, old), new)
         for record in added[pairs:]:
@@ -209,6 +219,7 @@ class SetWriter:
     def move(self, endpoints: EndpointSet, frontend: bytes) -> None:
         """Let another frontend lead to the set, too: the old one goes with ``leave``, before unless both fit."""
         old = endpoints.frontend
+        self.turns += 1
         if not self.owns(frontend) and self.frontend_room < 1:
             self.leave()
             if self.frontend_room < 1:
@@ -220,6 +231,7 @@ class SetWriter:
 
     def remove_set(self, endpoints: EndpointSet) -> None:
         """Take a set away: the frontend first."""
+        self.turns += 1
         self._leave(endpoints.id, endpoints.frontend)
         keys = slot_keys(endpoints.id, endpoints.generation, 0, endpoints.count)
         self.used -= endpoints.count

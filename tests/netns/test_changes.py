@@ -103,6 +103,47 @@ def test_a_pod_known_only_after_a_client_began_to_talk_to_it_answers(
         wait(answered, 5)
 
 
+def test_a_client_that_never_stops_sending_moves_to_a_backend_that_is_left(
+    edited: Lab, caller: Inside, family: int, wait: Wait
+):
+    with caller.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.1)
+        sock.connect((edited.service("dns").of(family), 53))
+        first = asked(sock)
+        folder.edit(edited.manifests / "dns.yaml", drop(edited.pod(first).of(family)))
+        wait(lambda: asked(sock) not in {first, ""}, 5)
+
+
+def test_a_client_that_began_before_its_service_is_translated(edited: Lab, caller: Inside, family: int, wait: Wait):
+    service = objects.service("fresh-dns", 231, [("dns", "UDP", 53, 5353)], [objects.NEAR_DNS])
+    address = service[0]["spec"]["clusterIPs"][family == socket.AF_INET6]
+    with caller.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.1)
+        sock.connect((address, 53))
+        assert not asked(sock)
+        (edited.manifests / "fresh.yaml").write_text(yaml.safe_dump_all(service))
+        wait(lambda: asked(sock) == f"default/{objects.NEAR_DNS}", 5)
+
+
+def asked(sock: socket.socket) -> str:
+    """Send a datagram; return the pod that answers, if one does at once."""
+    try:
+        sock.send(b"who?")
+        return client.parse(sock.recv(1000)).pod
+    except OSError:
+        return ""
+
+
+def drop(address: str) -> Callable[[dict[str, Any]], None]:
+    """Return a change that takes an endpoint away."""
+
+    def change(document: dict[str, Any]) -> None:
+        if document["kind"] == "EndpointSlice":
+            document["endpoints"] = [each for each in document["endpoints"] if address not in each["addresses"]]
+
+    return change
+
+
 def without(pod: str) -> Callable[[dict[str, Any]], None]:
     """Return a change that moves a pod to a node that this lab does not have."""
 

@@ -10,7 +10,7 @@ import pytest
 from ebpfnet import abi
 from ebpfnet.maps import dump
 from ebpfnet.maps.faulty import FaultyTable
-from ebpfnet.model.facts import Accepted, Delete, Problem, Refused, Synced, Upsert
+from ebpfnet.model.facts import Accepted, Change, Delete, Problem, Refused, Synced, Upsert
 from ebpfnet.reconcile.pods import WIRE
 from ebpfnet.reconcile.reconciler import Reconciler
 from tests.cluster import SCTP, TCP, Clock, memory_tables, piece, pod, run, service, settle, wire, writes
@@ -238,6 +238,61 @@ def test_the_wires_are_not_known_while_the_table_of_pods_fails():
     assert reconciler.wires is None
     settle(reconciler, clock)
     assert len(reconciler.wires or ()) == 1
+
+
+def packed(frontend: tuple[str, int, int], backend: tuple[str, int] = ("0.0.0.0", 0)) -> tuple[bytes, bytes]:
+    (address, port, protocol), (there, target) = frontend, backend
+    key = abi.Frontend(abi.pack_address(ipaddress.ip_address(address)), port, protocol).pack()
+    return key, abi.Backend(abi.pack_address(ipaddress.ip_address(there)), target).pack()
+
+
+def test_flows_are_judged_by_what_the_tables_hold():
+    web, closed = ("10.96.0.1", 80, TCP), ("10.96.0.1", 81, TCP)
+    reconciler = Reconciler(memory_tables(), "node-a")
+    assert reconciler.leads_to(*packed(web, ("10.0.0.1", 8080))), "nobody knows yet"
+    reconciler.apply([Upsert(WEB), Upsert(piece("web", "a", ["10.0.0.1"])), Synced()])
+    assert [reconciler.is_frontend(packed(each)[0]) for each in (web, closed)] == [True, False]
+    backends = [("10.0.0.1", 8080), ("10.0.0.1", 8081), ("10.0.0.2", 8080)]
+    assert [reconciler.leads_to(*packed(web, each)) for each in backends] == [True, False, False]
+    assert not reconciler.leads_to(*packed(closed, ("10.0.0.1", 8080)))
+    reconciler.apply([Delete(WEB.ref)])
+    assert not reconciler.is_frontend(packed(web)[0])
+    assert not reconciler.leads_to(*packed(web, ("10.0.0.1", 8080)))
+
+
+def test_a_set_that_could_not_be_written_leads_anywhere():
+    clock, tables = Clock(), memory_tables()
+    tables["slots"] = faulty = FaultyTable(tables["slots"], 1.0, 0, limit=0)
+    reconciler = Reconciler(tables, "node-a", clock)
+    reconciler.apply([Upsert(WEB), Upsert(piece("web", "a", ["10.0.0.1", "10.0.0.2"])), Synced()])
+    faulty.left = 1000
+    reconciler.apply([Upsert(piece("web", "a", ["10.0.0.2"]))])
+    gone = packed(("10.96.0.1", 80, TCP), ("10.0.0.1", 8080))
+    assert reconciler.leads_to(*gone)
+    faulty.left = 0
+    before = reconciler.turns
+    settle(reconciler, clock)
+    assert not reconciler.leads_to(*gone)
+    assert reconciler.turns > before
+
+
+def test_turns_tell_when_flows_may_be_astray():
+    reconciler = Reconciler(memory_tables(), "node-a")
+
+    def turned(*changes: Change) -> bool:
+        before = reconciler.turns
+        reconciler.apply(changes)
+        return reconciler.turns != before
+
+    two = Upsert(piece("web", "a", ["10.0.0.1", "10.0.0.2"]))
+    assert turned(Upsert(WEB), two, Synced())
+    assert not turned(two)
+    assert not turned(Upsert(piece("web", "a", ["10.0.0.1", "10.0.0.2", "10.0.0.3"]))), "another backend harms nobody"
+    assert turned(two)
+    assert turned(Upsert(piece("web", "a", ["10.0.0.1", "10.0.0.3"])))
+    assert turned(Upsert(service("web", "10.96.0.2")))
+    assert turned(Upsert(service("api", "10.96.0.3")))
+    assert turned(Delete(WEB.ref))
 
 
 def test_two_pods_with_one_address_are_named():

@@ -19,19 +19,25 @@ from tests.cluster import wire
 NOW = 100_000 * SECOND
 
 
-HERE, THERE = (abi.pack_address(ipaddress.ip_address(text)) for text in ("10.0.0.1", "10.0.1.1"))
+HERE, THERE, VIP = (abi.pack_address(ipaddress.ip_address(each)) for each in ("10.0.0.1", "10.0.1.1", "10.96.0.1"))
 
 
 def connection(
-    protocol: int = Protocol.UDP, state: FlowState = FlowState.NEW, idle_s: float = 0, ifindex: int = 1
+    protocol: int = Protocol.UDP,
+    state: FlowState = FlowState.NEW,
+    idle_s: float = 0,
+    ifindex: int = 1,
+    service: int = 0,
 ) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
     """Both entries of a connection from a pod here to one on another node."""
+    asked = abi.Tuple(HERE, VIP, 1, 80, protocol) if service else abi.Tuple(HERE, THERE, 1, 2, protocol)
     there, back = abi.Tuple(HERE, THERE, 1, 2, protocol), abi.Tuple(THERE, HERE, 2, 1, protocol)
+    nat = FlowFlag.NAT if service else FlowFlag(0)
     here, none = wire(ifindex) if ifindex else abi.Wire(0, bytes(6)), abi.Wire(0, bytes(6))
     seen = NOW - int(idle_s * SECOND)
     return (
-        (there.pack(), abi.Flow(there, seen, 0, here, none, state, FlowFlag(0), 0).pack()),
-        (back.pack(), abi.Flow(back, seen, 0, none, here, state, FlowFlag.REPLY, 0).pack()),
+        (asked.pack(), abi.Flow(there, seen, service, here, none, state, nat, 0).pack()),
+        (back.pack(), abi.Flow(asked.reverse(), seen, service, none, here, state, FlowFlag.REPLY | nat, 0).pack()),
     )
 
 
@@ -141,3 +147,91 @@ def test_another_plugins_wires_mislead_nobody():
     beside = abi.Flow(flow.to, flow.seen_ns, 0, flow.from_, flow.deliver, flow.state, FlowFlag.BESIDE, 0).pack()
     assert list(misled(key, value, {})) == [key]
     assert list(misled(key, beside, {})) == []
+
+
+class Routes:
+    """Services as a table of frontends and their backends; counts how it is asked."""
+
+    def __init__(self, routes: dict[tuple[bytes, int, int], list[tuple[bytes, int]]]) -> None:
+        self.routes = {
+            abi.Frontend(*frontend).pack(): [abi.Backend(*backend).pack() for backend in backends]
+            for frontend, backends in routes.items()
+        }
+        self.asked = 0
+
+    def is_frontend(self, frontend: bytes) -> bool:
+        self.asked += 1
+        return frontend in self.routes
+
+    def leads_to(self, frontend: bytes, backend: bytes) -> bool:
+        self.asked += 1
+        return backend in self.routes.get(frontend, [])
+
+
+STATES = [(Protocol.UDP, state) for state in (FlowState.NEW, FlowState.ESTABLISHED)] + [(Protocol.TCP, FlowState.NEW)]
+
+
+@pytest.mark.parametrize(("protocol", "state"), STATES)
+@pytest.mark.parametrize(
+    ("backends", "left"), [([(THERE, 2)], 2), ([(THERE, 3)], 0), ([(HERE, 2)], 0), ([], 0), (None, 0)]
+)
+def test_a_flow_to_a_backend_that_its_service_lost(
+    protocol: Protocol, state: FlowState, backends: list[tuple[bytes, int]] | None, left: int
+):
+    flows = MemoryFlows(abi.TABLES["flows"])
+    for half in connection(protocol, state, service=5):
+        flows.put(*half)
+    routes = Routes({} if backends is None else {(VIP, 80, protocol): backends})
+    assert swept(flows, routes=routes) == 2 - left
+    assert len(list(flows.items())) == left
+
+
+@pytest.mark.parametrize(("protocol", "state"), STATES)
+def test_a_flow_that_began_before_its_destination_was_a_service(protocol: Protocol, state: FlowState):
+    flows = MemoryFlows(abi.TABLES["flows"])
+    for half in connection(protocol, state):
+        flows.put(*half)
+    other = Protocol.TCP if protocol == Protocol.UDP else Protocol.UDP
+    assert swept(flows, routes=Routes({(THERE, 3, protocol): [], (THERE, 2, other): []})) == 0
+    assert swept(flows, routes=Routes({(HERE, 1, protocol): []})) == 0, "the client's port is no destination"
+    assert swept(flows, routes=Routes({(THERE, 2, protocol): []})) == 2
+
+
+@pytest.mark.parametrize("service", [0, 5])
+@pytest.mark.parametrize("state", [FlowState.ESTABLISHED, FlowState.CLOSING])
+def test_an_established_connection_outlives_its_backend(state: FlowState, service: int):
+    flows = MemoryFlows(abi.TABLES["flows"])
+    for half in connection(Protocol.TCP, state, service=service):
+        flows.put(*half)
+    assert swept(flows, routes=Routes({(THERE, 2, Protocol.TCP): []})) == 0
+
+
+def test_a_half_that_another_connection_took_stays():
+    flows = MemoryFlows(abi.TABLES["flows"])
+    for half in (*connection(), connection(service=5)[0]):
+        flows.put(*half)
+    assert swept(flows, routes=Routes({})) == 1
+    assert sorted(key for key, _ in flows.items()) == sorted(key for key, _ in connection())
+
+
+def test_flows_that_go_one_way_are_one_question():
+    flows = MemoryFlows(abi.TABLES["flows"])
+    (key, value), _ = connection(service=5)
+    for port in range(1000):
+        flows.put(key[:32] + port.to_bytes(2, "big") + key[34:], value)
+    routes = Routes({(VIP, 80, Protocol.UDP): [(THERE, 2)]})
+    assert swept(flows, routes=routes) == 0
+    assert routes.asked == 1
+
+
+def test_a_service_that_comes_back_meanwhile_keeps_its_flows():
+    flows = MemoryFlows(abi.TABLES["flows"])
+    for half in connection(service=5):
+        flows.put(*half)
+    routes = Routes({})
+
+    class Guard(contextlib.nullcontext[None]):
+        def __exit__(self, *_: object) -> None:
+            routes.routes = Routes({(VIP, 80, Protocol.UDP): [(THERE, 2)]}).routes
+
+    assert swept(flows, guard=Guard(), routes=routes) == 0
