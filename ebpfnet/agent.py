@@ -24,10 +24,10 @@ from ebpfnet import __version__, abi, status
 from ebpfnet.alone import alone
 from ebpfnet.datapath import attach, build, capabilities, interfaces, load
 from ebpfnet.datapath.interfaces import Chosen, Interface
-from ebpfnet.exits import MissingFeature, NotRunning
+from ebpfnet.exits import EbpfnetError, MissingFeature, NotRunning
 from ebpfnet.maps import pins
 from ebpfnet.maps.kernel import KernelTable
-from ebpfnet.maps.table import TableError
+from ebpfnet.maps.table import NotMade, TableError
 from ebpfnet.model.facts import Change, Kind, Problem, Ref
 from ebpfnet.operate.events import Recorder
 from ebpfnet.operate.snapshot import Attached
@@ -45,6 +45,12 @@ log = logging.getLogger(__name__)
 BTF = Path("/sys/kernel/btf/vmlinux")
 RUN = Path("/run/ebpfnet")
 ON_UPLINK, ON_WIRE, ON_WIRE_BESIDE = abi.PROGRAMS[2:4], abi.PROGRAMS[0:2], abi.PROGRAMS[4:6]
+SIZED_BY = {
+    "flows": "--max-flows",
+    "services": "--max-services",
+    "slots": "--max-endpoints",
+    "names": "--max-services",
+}
 BREATH_S = 0.0005
 SWEEP_PAUSE_S, SWEEP_SHARE = 1.0, 0.1  # sweeps for services' sake: how far apart, and how much of the time at most
 SWITCH_INTERVAL_S = 0.0002  # a busy thread hands over quickly: 5 ms by default would be the latency of an event
@@ -136,7 +142,7 @@ class Agent:
         self._source = self._make_source()
         uplinks = interfaces.find(self.config.uplink)
         compiled = build.compiled(self.config.cache)
-        self._tables = pins.create_or_open_all(self.config.pins, self.config.specs)
+        self._tables = self._make_tables()
         self._reconciler = Reconciler(self._tables, self.config.node_name)
         recorder = Recorder(self._sender.post, self.config.node_name) if self._sender else None
         self._telemetry = Telemetry(
@@ -153,6 +159,14 @@ class Agent:
         for name in attach.remove_elsewhere(self._attached, ON_WIRE_BESIDE):
             log.info("removed from %s, which no --pod-interfaces names any more", name)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+    def _make_tables(self) -> dict[str, KernelTable]:
+        try:
+            return pins.create_or_open_all(self.config.pins, self.config.specs)
+        except NotMade as error:
+            flag = SIZED_BY.get(error.spec.name)
+            hint = f"; give a smaller {flag}" if flag else ""
+            raise EbpfnetError(f"{error.strerror}{hint}") from error
 
     def _make_source(self) -> Source:
         config = self.config

@@ -11,7 +11,7 @@ from pathlib import Path
 from ebpfnet.abi import MapType, TableSpec
 from ebpfnet.exits import StaleLayout
 from ebpfnet.maps import syscall
-from ebpfnet.maps.table import TableError, TableFull
+from ebpfnet.maps.table import NotMade, TableError, TableFull
 
 CHUNK = 4_096  # a millisecond or two; larger ones are no faster
 FULL = {errno.E2BIG, errno.ENOSPC, errno.ENOMEM}
@@ -155,11 +155,12 @@ class KernelTable:
 
 
 def create(spec: TableSpec) -> KernelTable:
-    """Create a map, not pinned; raises ``TableError`` (EPERM: see ``pins.check_privilege``)."""
+    """Create a map, not pinned; raises ``NotMade`` (EPERM: see ``pins.check_privilege``)."""
     try:
         fd = syscall.map_create(spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags, spec.name)
     except OSError as error:
-        raise TableError(error.errno, f"create table {spec.name}: {error.strerror}") from error
+        text = f"create table {spec.name} of {spec.max_entries} entries: {error.strerror}"
+        raise NotMade(error.errno or 0, text, spec) from error
     return KernelTable(spec, fd)
 
 

@@ -16,6 +16,14 @@ class TableFull(TableError):
     """No room (E2BIG, ENOSPC or ENOMEM): nothing was written by a single put; a batch may have written a part."""
 
 
+class NotMade(TableError):
+    """The kernel refused to make a table, of that size or at all."""
+
+    def __init__(self, number: int, text: str, spec: TableSpec) -> None:
+        super().__init__(number, text)
+        self.spec = spec
+
+
 class Table(Protocol):
     """Keys and values are packed bytes of the sizes in ``spec``.
 

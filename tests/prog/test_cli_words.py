@@ -100,6 +100,16 @@ def test_agent_without_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert refused.value.exit_code == 3
 
 
+def test_agent_with_more_flows_than_the_kernel_makes(node: Path, tmp_path: Path):
+    options = ["--node-name", "n", "--manifests", str(tmp_path), "--uplink", "lo", "--max-flows", "2000000000"]
+    done = call("agent", *options, "--pins", str(node / "bpf" / "z"), "--run", str(tmp_path / "run"), check=False)
+    assert done.returncode == 1
+    assert "create table flows of 2000000000 entries" in done.stderr
+    assert "--max-flows" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (node / "bpf" / "z").exists()
+
+
 def test_usage_errors():
     assert call("service", "lst", check=False).returncode == 2
     assert call("agent", "--max-flows", "1", check=False).returncode == 2
