@@ -80,6 +80,8 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         sizes = {"flows": self.max_flows, "services": self.max_services, "slots": self.max_endpoints}
+        # A name for each service port and each pod, and as many again for those that take their places.
+        sizes["names"] = self.max_services + max(self.max_services, abi.TABLES["pods"].max_entries)
         specs = {
             name: spec._replace(max_entries=sizes.get(name, spec.max_entries)) for name, spec in abi.TABLES.items()
         }
