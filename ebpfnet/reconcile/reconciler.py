@@ -154,9 +154,10 @@ class Reconciler:
                 self._attempt(fed.set_id, lambda fed=fed: self._services.follow(fed))  # type: ignore[misc]
 
     def _want(self, refs: Iterable[Ref]) -> None:
+        before = self._services.told
         touched = self._services.want(self.cluster, refs)
         self._dirty.update(dict.fromkeys(touched))
-        self.told += 1
+        self.told += self._services.told - before
 
     # What goes out
 

@@ -39,6 +39,7 @@ class ServiceTables:
     def __init__(self, tables: Mapping[str, Table]) -> None:
         self.writer = SetWriter(tables)
         self.problems: dict[Ref, list[Problem]] = {}
+        self.told = 0  # counts the changes of problems
         self._tables = tables
         self._names = tables["names"]
         self._entries: dict[Ref, list[Entry]] = {}
@@ -81,11 +82,12 @@ class ServiceTables:
         }
         touched: set[int] = set()
         for ref, service in services.items():
-            self.problems.pop(ref, None)
+            before = self.problems.pop(ref, None)
             for entry in self._entries.pop(ref, ()):
                 self._wanted.pop(entry.set_id, None)
                 touched.add(entry.set_id)
             if service is None:
+                self.told += before is not None
                 continue
             entries, problems = compile_service(service, mine)
             self._entries[ref] = entries
@@ -93,6 +95,7 @@ class ServiceTables:
             touched.update(entry.set_id for entry in entries)
             if problems:
                 self.problems[ref] = problems
+            self.told += (before or []) != problems
         return touched
 
     def owner(self, set_id: int) -> Ref | None:

@@ -107,6 +107,18 @@ def test_one_cluster_ip_belongs_to_the_older_service_and_the_other_is_named():
     assert reconciler.problems == []
 
 
+def test_problems_are_told_when_they_change_and_not_at_every_event():
+    reconciler = Reconciler(memory_tables(), "node-a")
+    reconciler.apply([Upsert(service("a", "10.96.0.1")), Upsert(service("b", "10.96.0.1")), Synced()])
+    told = reconciler.told
+    other = service("other", "10.96.0.9")
+    reconciler.apply([Upsert(other), Upsert(service("b", "10.96.0.1")), Delete(other.ref)])
+    assert reconciler.told == told
+    reconciler.apply([Delete(service("b").ref)])
+    assert reconciler.told > told
+    assert reconciler.problems == []
+
+
 def test_a_cluster_ip_that_moves_leaves_nothing_behind():
     tables = memory_tables()
     reconciler = Reconciler(tables, "node-a")
