@@ -31,6 +31,7 @@ SUFFIXES = {".yaml", ".yml", ".json"}
 HIDDEN = (".", "#", "~")
 RESCAN_MS = 1000  # also without a notification: network file systems send none, and none comes while we scan
 DEBOUNCE_MS = 20
+DEPTH_MAX = 256  # of lists and mappings; Kubernetes' own objects stay below 30
 PATIENCE_S = 0.5  # files that never rest hold up the others no longer than this
 FIRST_PATIENCE_S = 3.0  # and the first list of all no longer than this
 SETTLE_S = 0.03  # a file that was written to less long ago may be half of what it will be, and parse
@@ -51,7 +52,22 @@ def _documents(name: str, text: bytes) -> Iterator[Any]:
     if name.endswith(".json"):
         yield msgspec.json.decode(text)
         return
-    yield from yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    _check_depth(yaml.parse(text, Loader=loader))
+    yield from yaml.load_all(text, Loader=loader)
+
+
+def _check_depth(events: Iterator[yaml.Event]) -> None:
+    """Refuse what is nested so deep that composing it, which goes down by recursion in C, might end the process."""
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEPTH_MAX:
+                mark: Any = event.start_mark
+                raise yaml.MarkedYAMLError(problem=f"nested deeper than {DEPTH_MAX}", problem_mark=mark)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _objects(document: object) -> Iterator[Mapping[str, Any]]:

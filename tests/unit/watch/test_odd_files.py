@@ -42,6 +42,25 @@ def test_what_the_parser_stumbles_over_names_the_file(text: str):
     assert problem.reason
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("deep.yaml", b"[" * 100_000),
+        ("deep.yaml", b"{a: " * 100_000),
+        ("deep.yaml", b"- " * 100_000),
+        ("deep.yaml", A.encode() + b"---\n" + b"? " * 100_000),
+        ("deep.json", b"[" * 100_000),
+        ("deep.json", b'{"a":' * 100_000),
+    ],
+)
+def test_what_is_nested_deeper_than_anything_is_refused_by_name(name: str, text: bytes):
+    content = parse(name, text)
+    [problem] = content.problems
+    assert problem.ref.name == name
+    assert content.broken
+    assert name.endswith("json") or "nested deeper" in problem.reason
+
+
 def test_a_link_to_a_name_that_can_t_be_is_no_file(tmp_path: Path):
     (tmp_path / "a.yaml").write_text(A)
     (tmp_path / "b.yaml").symlink_to("x" * 300)
