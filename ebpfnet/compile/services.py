@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ebpfnet import abi
 from ebpfnet.compile.names import shown
 from ebpfnet.model import endpoints
-from ebpfnet.model.facts import EndpointSlice, IPAddress, Problem, Ref, Service
+from ebpfnet.model.facts import EndpointSlice, IPAddress, Problem, Service
 
 RECORD = abi.Backend.size()
 READY = int(endpoints.Condition.READY)  # a plain number: an IntFlag's "&" costs as much as all else of an endpoint
@@ -31,7 +31,7 @@ def set_name(namespace: str, service: str, port: str, protocol: int, *, ipv6: bo
     return f"{namespace}/{service}:{port}/{protocol}{'#6' if ipv6 else ''}"
 
 
-def compile_service(service: Service, mine: Mapping[IPAddress, Ref]) -> tuple[list[Entry], list[Problem]]:
+def compile_service(service: Service, mine: Mapping[IPAddress, Service]) -> tuple[list[Entry], list[Problem]]:
     """Return a service's frontends and what of it can't be served.
 
     ``mine`` says which service each cluster IP belongs to (``claim``): an address that another service holds is left
@@ -39,10 +39,11 @@ def compile_service(service: Service, mine: Mapping[IPAddress, Ref]) -> tuple[li
     """
     entries, problems = [], []
     for index, address in enumerate(service.cluster_ips):
-        owner = mine.get(address, service.ref)
-        if owner != service.ref:
+        owner = mine.get(address, service)
+        if owner.ref != service.ref:
             field = f"spec.clusterIPs[{index}]"
-            problems.append(Problem(service.ref, field, f"{address} already belongs to {owner}, which is older"))
+            reason = f"{address} belongs to {owner.ref}, {_precedence(owner, service)}"
+            problems.append(Problem(service.ref, field, reason))
             continue
         for port in service.ports:
             if port.protocol == abi.Protocol.SCTP:
@@ -60,8 +61,21 @@ def compile_service(service: Service, mine: Mapping[IPAddress, Ref]) -> tuple[li
 
 
 def claim(services: Iterable[Service]) -> Service:
-    """Return which of several services with one cluster IP has it: the oldest, then the first by name."""
+    """Return which of several services with one cluster IP has it: the oldest, then the first by name.
+
+    One without a creationTimestamp counts as younger than any with one. Who had the address first does not count: the
+    outcome depends on the cluster's state alone.
+    """
     return min(services, key=lambda service: (service.created or "9999", service.ref))
+
+
+def _precedence(owner: Service, other: Service) -> str:
+    """Say by which rule of ``claim`` the owner comes before the other."""
+    if owner.created and other.created:
+        return "which is older" if owner.created != other.created else "which is as old and comes first by name"
+    if owner.created:
+        return "for this one has no creationTimestamp"
+    return "which comes first by name: neither has a creationTimestamp"
 
 
 def compile_slice(piece: EndpointSlice) -> dict[int, bytes]:

@@ -76,7 +76,7 @@ class ServiceTables:
         """Compile services again, those that are gone too; returns the sets that are touched."""
         services = {ref: cluster.services.get(ref) for ref in refs}
         mine = {
-            address: claim(cluster.claims[address].values()).ref
+            address: claim(cluster.claims[address].values())
             for service in services.values()
             for address in (service.cluster_ips if service else ())
         }

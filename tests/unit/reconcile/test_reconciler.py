@@ -100,11 +100,29 @@ def test_one_cluster_ip_belongs_to_the_older_service_and_the_other_is_named():
     reconciler.apply([Upsert(new), Upsert(old), Synced()])
     assert dump.summary(tables) == ["SERVICE default/b:http 10.96.0.1:80/TCP backends=0"]
     assert [str(p) for p in reconciler.problems] == [
-        "Service default/a: spec.clusterIPs[0]: 10.96.0.1 already belongs to Service default/b, which is older"
+        "Service default/a: spec.clusterIPs[0]: 10.96.0.1 belongs to Service default/b, which is older"
     ]
     reconciler.apply([Delete(old.ref)])
     assert dump.summary(tables) == ["SERVICE default/a:http 10.96.0.1:80/TCP backends=0"]
     assert reconciler.problems == []
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "loser", "reason"),
+    [
+        ("2021", "2020", "a", "which is older"),
+        ("", "2020", "a", "for this one has no creationTimestamp"),
+        ("2020", "2020", "b", "which is as old and comes first by name"),
+        ("", "", "b", "which comes first by name: neither has a creationTimestamp"),
+    ],
+)
+def test_why_a_cluster_ip_is_another_services_is_said_as_it_is(a: str, b: str, loser: str, reason: str):
+    reconciler = Reconciler(memory_tables(), "node-a")
+    reconciler.apply([Upsert(service("a", "10.96.0.1", created=a)), Synced()])
+    reconciler.apply([Upsert(service("b", "10.96.0.1", created=b))])
+    [problem] = reconciler.problems
+    assert problem.ref.name == loser
+    assert problem.reason.endswith(reason)
 
 
 def test_problems_are_told_when_they_change_and_not_at_every_event():
