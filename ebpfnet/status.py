@@ -16,12 +16,15 @@ from ebpfnet.exits import NotRunning
 
 log = logging.getLogger(__name__)
 NAME = "agent.sock"
+PATIENCE_S = 2.0
+CONNECTIONS_MAX = 64
 
 
 def serve(run: Path, status: Callable[[], dict[str, Any]], stop: threading.Event) -> None:
     """Answer on ``run``/agent.sock until ``stop`` is set."""
     path = run / NAME
     path.unlink(missing_ok=True)
+    room = threading.Semaphore(CONNECTIONS_MAX)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(path))
         path.chmod(0o600)
@@ -32,10 +35,19 @@ def serve(run: Path, status: Callable[[], dict[str, Any]], stop: threading.Event
                 connection, _ = listener.accept()
             except TimeoutError:
                 continue
-            with connection, contextlib.suppress(OSError, ValueError, RecursionError):
-                connection.settimeout(2)
-                _answer(connection, status)
+            if not room.acquire(timeout=PATIENCE_S):  # who waits that long has asked too many questions at once
+                connection.close()
+                continue
+            threading.Thread(target=_hear, args=(connection, status, room), daemon=True).start()
     path.unlink(missing_ok=True)
+
+
+def _hear(connection: socket.socket, status: Callable[[], dict[str, Any]], room: threading.Semaphore) -> None:
+    """Answer one connection; one that says nothing holds up no other."""
+    with connection, contextlib.suppress(OSError, ValueError, RecursionError):
+        connection.settimeout(PATIENCE_S)
+        _answer(connection, status)
+    room.release()
 
 
 def _answer(connection: socket.socket, status: Callable[[], dict[str, Any]]) -> None:

@@ -54,3 +54,12 @@ def test_what_is_no_request_is_told_what_is(run: Path, line: bytes):
         stream.write(line + b"\n")
         stream.flush()
         assert "unknown request" in json.loads(stream.readline())["error"]
+
+
+def test_connections_that_say_nothing_hold_up_no_other(run: Path):
+    idle = [connect(run) for _ in range(8)]
+    began = time.monotonic()
+    assert status.ask(run) == {"node": "a"}
+    assert time.monotonic() - began < status.PATIENCE_S
+    for connection in idle:
+        connection.close()
