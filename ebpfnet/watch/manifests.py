@@ -22,14 +22,14 @@ import yaml
 from ebpfnet.exits import BadInput
 from ebpfnet.model.facts import Accepted, Change, Delete, Fact, Kind, Problem, Ref, Refused, Synced, Upsert
 from ebpfnet.watch.decode import decode
+from ebpfnet.watch.files import walk
 from ebpfnet.watch.source import HIDES, Deliver, Stats
 from ebpfnet.watch.words import type_name
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = {".yaml", ".yml", ".json"}
-HIDDEN = (".", "#", "~")
 RESCAN_MS = 1000  # also without a notification: network file systems send none, and none comes while we scan
+RARELY = 50  # without a notification no more than a fiftieth of the time is spent on looking
 DEBOUNCE_MS = 20
 DEPTH_MAX = 256  # of lists and mappings; Kubernetes' own objects stay below 30
 PATIENCE_S = 0.5  # files that never rest hold up the others no longer than this
@@ -113,27 +113,13 @@ def parse(name: str, text: bytes) -> Content:
 
 def list_files(path: Path) -> list[Path]:
     """Return the manifest files at or below ``path``, sorted; hidden and editors' files are none."""
-    if path.is_file():
-        return [path]
-    found: list[Path] = []
-    for folder, folders, names in os.walk(path):  # what vanishes meanwhile is no error
-        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
-        files = (Path(folder, name) for name in names if not name.startswith(HIDDEN))
-        found += [file for file in files if file.suffix in SUFFIXES and _is_file(file)]
-    return sorted(found)
+    return [path] if path.is_file() else sorted(map(Path, walk(path).files))
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a link to a name that can't be
-        return False
-
-
-def merge(contents: Mapping[Path, Content]) -> tuple[dict[Ref, Fact], list[Problem]]:
+def merge(contents: Mapping[str, Content]) -> tuple[dict[Ref, Fact], list[Problem]]:
     """Put files together; an object in two of them is taken from the first by path, and named."""
     facts: dict[Ref, Fact] = {}
-    home: dict[Ref, Path] = {}
+    home: dict[Ref, str] = {}
     problems: list[Problem] = []
     for path in sorted(contents):
         problems += contents[path].problems
@@ -152,15 +138,15 @@ def read(paths: Iterable[Path | str]) -> list[Change]:
 
     Raises ``BadInput`` for a path that is not there; what can't be parsed comes as ``Refused``.
     """
-    contents: dict[Path, Content] = {}
+    contents: dict[str, Content] = {}
     for path in map(Path, paths):
         if str(path) == "-":
-            contents[path] = parse("standard input", sys.stdin.buffer.read())
+            contents["-"] = parse("standard input", sys.stdin.buffer.read())
             continue
         if not path.exists():
             raise BadInput(f"{path}: no such file or folder")
         for file in list_files(path):
-            contents[file] = parse(str(file), file.read_bytes())
+            contents[str(file)] = parse(str(file), file.read_bytes())
     facts, problems = merge(contents)
     out: list[Change] = [Upsert(fact) for fact in facts.values()]
     out += [Refused(problem, partial=problem.ref in facts) for problem in problems]
@@ -181,27 +167,43 @@ class ManifestSource:
         self.unsettled = False
         self.complete = False
         self._complete_told = False
-        self._unknown: set[Path] = set()
-        self._restless: dict[Path, tuple[float, int]] = {}
+        self._unknown: set[str] = set()
+        self._restless: dict[str, tuple[float, int]] = {}
+        self._hidden = False
+        self._took_s = 0.0
         self.stats = [Stats(str(folder))]
-        self._stamps: dict[Path, Stamp] = {}
-        self._contents: dict[Path, Content] = {}
+        self._stamps: dict[str, Stamp] = {}
+        self._contents: dict[str, Content] = {}
+        self._failed: tuple[Problem, ...] = ()
         self._facts: dict[Ref, Fact] = {}
         self._problems: dict[Ref, tuple[Problem, ...]] = {}
 
     def scan(self) -> list[Change]:
         """Return what changed since the last scan."""
+        began = time.monotonic()
+        try:
+            return self._scan()
+        finally:
+            self._took_s = time.monotonic() - began
+
+    def _scan(self) -> list[Change]:
         told = self.stats[0]
         told.lists += 1
         told.heard_at = time.time()
         here = Ref(Kind.FILE, "", str(self.folder))
-        if not self.folder.is_dir():  # unmounted, or being replaced: nothing is deleted for that
+        if not os.path.isdir(self.folder):  # noqa: PTH112  # unmounted, or being replaced: nothing is deleted for that
             self.complete = False
             problem = Problem(here, "", "not there; everything stays as it was")
             return self._tell({here: (problem,)}, keep=True)
-        for path in self._changed():
+        before = (self._failed, set(self._contents))
+        changed = self._changed()
+        for path in changed:
             self._reread(path)
+        if not changed and before == (self._failed, set(self._contents)) and here not in self._problems:
+            self.complete = self._knows_all()
+            return []
         facts, problems = merge(self._contents)
+        problems += self._failed
         grouped: dict[Ref, tuple[Problem, ...]] = {}
         for problem in problems:
             grouped[problem.ref] = (*grouped.get(problem.ref, ()), problem)
@@ -210,12 +212,15 @@ class ManifestSource:
         facts |= kept
         out: list[Change] = [Delete(ref) for ref in self._facts if ref not in facts]
         out += [Upsert(fact) for ref, fact in facts.items() if self._facts.get(ref) != fact]
-        hidden = any(ref.kind in HIDES - {Kind.FILE} and ref not in facts for ref in grouped)
-        self.complete = not (hidden or self._unknown or UNREAD in self._stamps.values())
+        self._hidden = any(ref.kind in HIDES - {Kind.FILE} and ref not in facts for ref in grouped)
         self._facts = facts
+        self.complete = self._knows_all()
         told.objects = len(facts)
         told.events += len(out)
         return out + self._tell(grouped)
+
+    def _knows_all(self) -> bool:
+        return not (self._hidden or self._unknown or self._failed or UNREAD in self._stamps.values())
 
     def _tell(self, now: dict[Ref, tuple[Problem, ...]], *, keep: bool = False) -> list[Change]:
         out: list[Change] = []
@@ -228,42 +233,46 @@ class ManifestSource:
         self._problems = self._problems | now if keep else now
         return out
 
-    def _changed(self) -> list[Path]:
-        stamps: dict[Path, Stamp] = {}
+    def _changed(self) -> list[str]:
+        stamps: dict[str, Stamp] = {}
         self.unsettled = False
-        for path in list_files(self.folder):
-            try:
-                status = path.stat()
-            except OSError:
-                continue
+        now = time.time()
+        listing = walk(self.folder)
+        for path, status in listing.files.items():
             stamps[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
-            young = 0 <= time.time() - status.st_mtime < self.settle_s
-            if self._stamps.get(path) == stamps[path] or not young:
+            if self._stamps.get(path) == stamps[path] or not 0 <= now - status.st_mtime < self.settle_s:
                 self._restless.pop(path, None)
             elif not self._replaced(path, status.st_ino):
                 stamps[path] = self._stamps.get(path, UNREAD)
                 self.unsettled = True
+        if listing.failed:
+            stamps = {path: stamp for path, stamp in self._stamps.items() if listing.covers(path)} | stamps
+        self._failed = tuple(
+            Problem(Ref(Kind.FILE, "", path), "(file)", f"{error.strerror}; what it held stays")
+            for path, error in sorted(listing.failed.items())
+        )
         changed = [path for path, stamp in stamps.items() if stamp not in {self._stamps.get(path), UNREAD}]
-        for path in set(self._contents) - set(stamps):
+        for path in self._contents.keys() - stamps.keys():
             del self._contents[path]
             self._unknown.discard(path)
         self._stamps = stamps
         self._restless = {path: seen for path, seen in self._restless.items() if path in stamps}
         return changed
 
-    def _replaced(self, path: Path, inode: int) -> bool:
+    def _replaced(self, path: str, inode: int) -> bool:
         """Tell whether a file that never rests is another one each time."""
         now = time.monotonic()
         since, before = self._restless.setdefault(path, (now, inode))
         self._restless[path] = (since, inode)
         return now - since > PATIENCE_S and inode != before
 
-    def _reread(self, path: Path) -> None:
+    def _reread(self, path: str) -> None:
         try:
-            content = parse(str(path), path.read_bytes())
+            content = parse(path, Path(path).read_bytes())
         except OSError as error:
             problem = Problem(Ref(Kind.FILE, "", str(path)), "", error.strerror or "")
             content = Content({}, (problem,), broken=True)
+            self._stamps[path] = UNREAD  # once more at the next look
         before = self._contents.get(path)
         never = before is None or path in self._unknown
         if content.empty and (not self._complete_told if before is None or never else before.facts):
@@ -284,23 +293,27 @@ class ManifestSource:
         self._complete_told = self.complete
         deliver([*changes, Synced(complete=self.complete)])
         self.stats[0].state = "watching"
-        for _ in self._moves(stop):
-            self._pass_on(deliver, stop)
+        rested = time.monotonic()
+        for moved in self._moves(stop):
+            if moved or time.monotonic() - rested > RARELY * self._took_s:
+                self._pass_on(deliver, stop)
+                rested = time.monotonic()
 
-    def _moves(self, stop: threading.Event) -> Iterator[None]:
-        """Yield when something may have moved, and now and then: also without a folder or inotify."""
+    def _moves(self, stop: threading.Event) -> Iterator[bool]:
+        """Yield True when something moved, False now and then: also without a folder or inotify."""
         from watchfiles import watch  # 40 ms of import, which only an agent needs
 
-        options: dict[str, Any] = {"debounce": DEBOUNCE_MS, "step": DEBOUNCE_MS // 2, "rust_timeout": RESCAN_MS}
+        options: dict[str, Any] = {"yield_on_timeout": True, "raise_interrupt": False}
+        options |= {"debounce": DEBOUNCE_MS, "step": DEBOUNCE_MS // 2, "rust_timeout": RESCAN_MS}
         while not stop.is_set():
             try:
-                for _ in watch(self.folder, stop_event=stop, yield_on_timeout=True, raise_interrupt=False, **options):
-                    yield
-                    if not self.folder.is_dir():
+                for moved in watch(self.folder, stop_event=stop, **options):
+                    yield bool(moved)
+                    if not os.path.isdir(self.folder):  # noqa: PTH112  # False, too, when it can't be looked at
                         break
             except (OSError, RuntimeError) as error:  # no folder, or no inotify instance left
                 log.debug("watch %s: %s", self.folder, error)
-                yield
+                yield False
             stop.wait(RESCAN_MS / 1000)
 
     def _settled(self, stop: threading.Event, patience_s: float = PATIENCE_S) -> list[Change]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import queue
@@ -17,7 +18,7 @@ import watchfiles
 from ebpfnet.maps import dump
 from ebpfnet.model.facts import Change, Kind, Synced, Upsert
 from ebpfnet.reconcile.reconciler import Reconciler
-from ebpfnet.watch import manifests
+from ebpfnet.watch import files, manifests
 from ebpfnet.watch.manifests import ManifestSource, list_files, parse
 from tests.cluster import Clock, memory_tables, settle
 from tests.unit.watch.test_manifests import A, B, told
@@ -181,3 +182,77 @@ def test_what_the_tables_hold_of_a_file_stays_over_a_restart_that_can_t_read_it(
     reconciler.apply([*source.scan(), Synced(complete=source.complete)])
     settle(reconciler, clock)
     assert dump.summary(tables) == []
+
+
+@pytest.mark.parametrize("where", ["file", "folder", "all"])
+def test_what_can_t_be_looked_at_is_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "a.yaml").write_text(A)
+    (tmp_path / "more" / "b.yaml").write_text(B)
+    source = ManifestSource(tmp_path, settle_s=0)
+    assert told(source.scan()) == ["+a", "+b"]
+    lost = {"file": tmp_path / "a.yaml", "folder": tmp_path / "more", "all": tmp_path}[where]
+    real = files._look, os.scandir
+
+    def look(entry, found):
+        if entry.path == str(lost) and where == "file":
+            files._note(found, entry.path, OSError(errno.ESTALE, "Stale file handle"))
+            return None
+        return real[0](entry, found)
+
+    def scandir(path):
+        if str(path) == str(lost):
+            raise OSError(errno.EIO, "Input/output error")
+        return real[1](path)
+
+    with monkeypatch.context() as away:
+        away.setattr(files, "_look", look)
+        away.setattr(os, "scandir", scandir)
+        assert told(source.scan()) == [f"!{lost.name}"]
+        assert source.scan() == []
+        assert not source.complete
+    assert told(source.scan()) == [f"ok {lost.name}"]
+    assert source.complete
+
+
+def test_a_file_that_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.yaml").write_text(A)
+    source = ManifestSource(tmp_path, settle_s=0)
+
+    def lost(_: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as away:
+        away.setattr(Path, "read_bytes", lost)
+        assert told(source.scan()) == ["!a.yaml"]
+    assert set(told(source.scan())) == {"+a", "ok a.yaml"}
+    assert source.complete
+
+
+def test_links_to_folders_are_followed_and_never_in_circles(tmp_path: Path):
+    """As kubelet mounts a ConfigMap: files are links through ``..data`` to a hidden folder."""
+    volume, folder = tmp_path / "volume", tmp_path / "folder"
+    (volume / "..2026").mkdir(parents=True)
+    (volume / "..2026" / "a.yaml").write_text(A)
+    (volume / "..data").symlink_to("..2026")
+    (volume / "a.yaml").symlink_to("..data/a.yaml")
+    folder.mkdir()
+    (folder / "linked").symlink_to(volume)
+    (folder / "back").symlink_to(folder)
+    source = ManifestSource(folder, settle_s=0)
+    assert told(source.scan()) == ["+a"]
+    (volume / "..2027").mkdir()
+    (volume / "..2027" / "a.yaml").write_text(B)
+    (volume / "..new").symlink_to("..2027")
+    (volume / "..new").rename(volume / "..data")
+    assert told(source.scan()) == ["-a", "+b"]
+
+
+def test_looking_at_what_did_not_change_is_cheap(tmp_path: Path):
+    for number in range(1000):
+        (tmp_path / f"{number}.yaml").write_text(A.replace("a}", f"a{number}}}"))
+    source = ManifestSource(tmp_path, settle_s=0)
+    assert len(source.scan()) == 1000
+    began = time.process_time()
+    assert source.scan() == []
+    assert time.process_time() - began < 0.05
