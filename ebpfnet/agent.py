@@ -31,6 +31,7 @@ from ebpfnet.maps.table import NotMade, TableError
 from ebpfnet.model.facts import Change, Kind, Problem, Ref
 from ebpfnet.operate.events import Recorder
 from ebpfnet.operate.snapshot import Attached
+from ebpfnet.places import RUN
 from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.reconcile.sweep import Wires, sweep
 from ebpfnet.telemetry import Counted, Settings, Telemetry
@@ -43,7 +44,6 @@ if TYPE_CHECKING:  # 30 ms of import that an agent of manifests does not need
 log = logging.getLogger(__name__)
 
 BTF = Path("/sys/kernel/btf/vmlinux")
-RUN = Path("/run/ebpfnet")
 ON_UPLINK, ON_WIRE, ON_WIRE_BESIDE = abi.PROGRAMS[2:4], abi.PROGRAMS[0:2], abi.PROGRAMS[4:6]
 SIZED_BY = {
     "flows": "--max-flows",
@@ -337,7 +337,10 @@ class Agent:
                 }
                 for each in self._interfaces
             ]
-            problems = [{"ref": str(p.ref), "field": p.field, "reason": p.reason} for p in reconciler.problems]
+            problems = [
+                {"ref": str(said.ref), "field": said.field, "reason": said.reason, "partial": partial}
+                for said, partial in ((each.problem, each.partial) for each in reconciler.refusals)
+            ]
             return {
                 "node": self.config.node_name,
                 "pid": os.getpid(),

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from ebpfnet import abi
 from ebpfnet.maps import pins as pinned
+from ebpfnet.places import RUN
 
 ENTRIES, FLOWS = click.IntRange(16, 2**31), click.IntRange(1024, 2**31)
 FILE = click.Path(path_type=Path)
@@ -63,7 +64,7 @@ def split(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tupl
               help="Which of the node's addresses serve node ports; none are served yet.")  # fmt: skip
 @click.option("--pins", type=FILE, default=pinned.DEFAULT, show_default=True, metavar="DIR",
               help="Where maps and programs are pinned, on a BPF filesystem.")  # fmt: skip
-@click.option("--run", type=FILE, default=Path("/run/ebpfnet"), show_default=True, metavar="DIR",
+@click.option("--run", type=FILE, default=RUN, show_default=True, metavar="DIR",
               help="Where the socket is.")  # fmt: skip
 @click.option("--cache", type=FILE, default=Path("/var/cache/ebpfnet"), show_default=True, metavar="DIR",
               help="Where compiled programs are kept.")  # fmt: skip

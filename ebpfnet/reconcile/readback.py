@@ -45,3 +45,14 @@ def adopt(state: ServiceState, set_id: int, frontend: bytes) -> EndpointSet | No
     held = state.slots.get((set_id, service.generation), {})
     run = bytearray(b"".join([held.pop(index, bytes(RECORD)) for index in range(service.count)]))
     return EndpointSet(set_id, frontend, service.generation, run)
+
+
+def put_right(names: Table, want: Mapping[int, str], *, remove: bool) -> None:
+    """Write names that are wrong, and ``remove`` those of nothing; one that is missing is written with its unit."""
+    for key, value in list(names.items()):
+        label = want.get(int.from_bytes(key, "little"))
+        if label is None:
+            if remove:
+                names.delete(key)
+        elif abi.pack_name(label) != value:
+            names.put(key, abi.pack_name(label))

@@ -35,17 +35,17 @@ from ebpfnet.model.facts import (
     Synced,
     Upsert,
 )
-from ebpfnet.reconcile import resync
+from ebpfnet.reconcile import readback, resync
 from ebpfnet.reconcile.backlog import Backlog
 from ebpfnet.reconcile.diff import find
 from ebpfnet.reconcile.pods import PodTables
+from ebpfnet.reconcile.refusals import Refusals
 from ebpfnet.reconcile.services import ServiceTables
 from ebpfnet.reconcile.sets import DoesNotFit
 
 log = logging.getLogger(__name__)
 
-PODS = 0  # the unit of the node's pods; endpoint sets have ids above
-ALL = 0
+PODS = ALL = 0  # the unit of the node's pods, endpoint sets have ids above; and all of it, as the unit that drifts
 
 
 class Reconciler:
@@ -55,8 +55,6 @@ class Reconciler:
         self.cluster = Cluster(node)
         self.synced = False
         """Whether the tables were read back and brought in line after the first full list."""
-        self.told = 0
-        """Counts the changes of ``problems``, so that who follows them need not compare."""
         self._tables = tables
         self._clock = clock
         self._services = ServiceTables(tables)
@@ -67,8 +65,7 @@ class Reconciler:
         self._complete = False  # whether what nobody knows of is nobody's
         self._drift = Backlog(clock)  # one unit, ALL: the tables may hold what nobody knows of, a sync will find it
         self._failures = 0
-        self._refused: dict[Ref, dict[str, Problem]] = {}
-        self._full: dict[int, Problem] = {}
+        self._refusals = Refusals()
         self._unfit: dict[int, None] = {}
         self._room = 0
 
@@ -82,11 +79,10 @@ class Reconciler:
                     self._upsert(fact)
                 case Delete(ref):
                     self._delete(ref)
-                case Refused(problem):
-                    self._refused.setdefault(problem.ref, {})[problem.field] = problem
-                    self.told += 1
+                case Refused():
+                    self._refusals.refuse(change)
                 case Accepted(ref):
-                    self._accept(ref)
+                    self._refusals.accept(ref)
                 case Synced(complete):
                     self._on_synced(complete=complete)
         if self.synced:
@@ -125,7 +121,7 @@ class Reconciler:
                 self.cluster.namespaces[fact.ref] = fact
 
     def _delete(self, ref: Ref) -> None:
-        self._accept(ref)
+        self._refusals.accept(ref)
         match ref.kind:
             case Kind.ENDPOINT_SLICE:
                 self._feed(ref, {})
@@ -139,10 +135,6 @@ class Reconciler:
             case Kind.NAMESPACE:
                 self.cluster.namespaces.pop(ref, None)
 
-    def _accept(self, ref: Ref) -> None:
-        if self._refused.pop(ref, None):
-            self.told += 1
-
     def _feed(self, ref: Ref, runs: dict[int, bytes]) -> None:
         """Take a slice in, and write its difference at once: nothing else of its sets is looked at."""
         for fed in self._services.feed(ref, runs):
@@ -154,10 +146,7 @@ class Reconciler:
                 self._attempt(fed.set_id, lambda fed=fed: self._services.follow(fed))  # type: ignore[misc]
 
     def _want(self, refs: Iterable[Ref]) -> None:
-        before = self._services.told
-        touched = self._services.want(self.cluster, refs)
-        self._dirty.update(dict.fromkeys(touched))
-        self.told += self._services.told - before
+        self._dirty.update(dict.fromkeys(self._services.want(self.cluster, refs)))
 
     # What goes out
 
@@ -190,14 +179,7 @@ class Reconciler:
 
     def _check_names(self) -> None:
         want = self._services.names() | self._pods.named
-        names = self._tables["names"]
-        for key, value in list(names.items()):
-            label = want.pop(int.from_bytes(key, "little"), None)
-            if label is None:
-                if self._complete:
-                    names.delete(key)
-            elif abi.pack_name(label) != value:
-                names.put(key, abi.pack_name(label))
+        readback.put_right(self._tables["names"], want, remove=self._complete)
 
     def flush(self) -> None:
         """Write every unit that is dirty. New sets come first and those that go last: an address may pass between.
@@ -336,11 +318,21 @@ class Reconciler:
         }
 
     @property
+    def told(self) -> int:
+        """Counts the changes of ``refusals``, so that who follows them need not compare."""
+        return self._refusals.told + self._services.told
+
+    @property
+    def refusals(self) -> list[Refused]:
+        """Everything that was refused or can't be served, by object and field."""
+        left_out = [problem for group in self._services.problems.values() for problem in group] + self._pods.problems
+        found = [*self._refusals.found, *(Refused(problem, partial=True) for problem in left_out)]
+        return sorted(found, key=lambda each: (each.problem.ref, each.problem.field))
+
+    @property
     def problems(self) -> list[Problem]:
-        """Everything that was refused or can't be served, by object."""
-        found = [problem for group in self._refused.values() for problem in group.values()]
-        found += [problem for group in self._services.problems.values() for problem in group]
-        return sorted([*found, *self._full.values(), *self._pods.problems], key=lambda p: (p.ref, p.field))
+        """What is wrong with each of the ``refusals``."""
+        return [each.problem for each in self.refusals]
 
     @property
     def owners(self) -> dict[int, str]:
@@ -398,14 +390,11 @@ class Reconciler:
 
     def _name(self, unit: int, problem: Problem | None) -> None:
         self._unfit.pop(unit, None)
-        before = self._full.pop(unit, None)
-        if problem is not None:
-            self._full[unit] = problem
-        self.told += problem != before
+        self._refusals.does_not_fit(unit, problem)
 
     def _settle_pods(self) -> None:
         before = self._pods.problems
         try:
             self._pods.settle(self.cluster.pods.values(), self._wires, keep=not self._complete)
         finally:
-            self.told += self._pods.problems != before
+            self._refusals.told += self._pods.problems != before

@@ -17,6 +17,7 @@ from tests.netns.beside.looking import (
     NODES,
     conversation,
     counted,
+    half_open,
     manifest,
     tables,
 )
@@ -120,7 +121,7 @@ def test_a_backend_with_the_nodes_network(lab: Lab, caller: Inside, distance: st
             assert sock.recvfrom(100)[1][:2] == (address, 443)
 
 
-def test_bridged_traffic_past_the_hosts_filters(lab: Lab, kind: str, caller: Inside, family: int):
+def test_bridged_traffic_past_the_hosts_filters(lab: Lab, kind: str, caller: Inside, family: int, wait: Wait):
     """Whether or not bridged packets are shown to the host's filters, which kube-proxy depends on."""
     if kind != "bridge":
         return
@@ -133,6 +134,9 @@ def test_bridged_traffic_past_the_hosts_filters(lab: Lab, kind: str, caller: Ins
             lab.node("node-a").run(where.write_text, value)
             with conversation(lab, caller, "near", family) as ask:
                 assert [ask().pod for _ in range(5)] == [f"default/{objects.NEAR_WEB}"] * 5
+            # What still says goodbye would be the middle of an unknown connection to whoever begins to look.
+            ends = (caller, lab.pod(objects.NEAR_WEB))
+            wait(lambda ends=ends: not any(end.run(half_open) for end in ends), 20)  # type: ignore[misc]
     finally:
         lab.node("node-a").run(where.write_text, before)
 
