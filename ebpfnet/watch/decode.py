@@ -31,7 +31,8 @@ from ebpfnet.model.facts import (
     ServicePort,
     SlicePort,
 )
-from ebpfnet.watch import schema
+from ebpfnet.watch import schema, spelling
+from ebpfnet.watch.spelling import misspelt
 from ebpfnet.watch.words import explain
 
 PROTOCOLS = {"TCP": abi.Protocol.TCP, "UDP": abi.Protocol.UDP, "SCTP": abi.Protocol.SCTP}
@@ -39,6 +40,7 @@ CLUSTER_KINDS = {Kind.NODE, Kind.NAMESPACE}
 NAME_MAX = 253  # RFC 1123 subdomain, the longest name of any kind
 # The others are of the core group, "".
 GROUPS: dict[str, str] = {Kind.ENDPOINT_SLICE: "discovery.k8s.io", Kind.NETWORK_POLICY: "networking.k8s.io"}
+BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 SERVICE_NAME = "kubernetes.io/service-name"
 LEAVING = "ToBeDeletedByClusterAutoscaler"
 
@@ -70,12 +72,16 @@ def decode(item: Mapping[str, Any]) -> Decoded:
     if not isinstance(kind, str) or not kind:
         ref = _loose_ref(item, Kind.FILE)
         return Decoded(ref, None, (Problem(ref, "kind", "missing"),))
-    if kind not in _DECODERS or _group(item) not in {None, GROUPS.get(kind, "")}:  # Knative has a Service, too
+    if kind not in _DECODERS:
+        return _other_kind(item, kind)
+    if _group(item) not in {None, GROUPS.get(kind, "")}:  # Knative has a Service, too
         return Decoded(None, None)
     ref = _loose_ref(item, Kind(kind))
     struct, convert = _DECODERS[kind]
     try:
-        return convert(_named(ref), msgspec.convert(item, struct))
+        found = convert(_named(ref), msgspec.convert(item, struct))
+        odd = [Problem(ref, path, f"no such field; did you mean {name}?") for path, name in misspelt(item, struct)]
+        return found._replace(problems=(*found.problems, *odd)) if odd else found
     except msgspec.ValidationError as error:
         field, reason = explain(str(error))
         return Decoded(ref, None, (Problem(ref, field, reason),))
@@ -92,11 +98,22 @@ def decode_bytes(kind: Kind, text: bytes | msgspec.Raw) -> Decoded:
     try:
         item = read(text)
         meta = item.metadata
-        return convert(Ref(kind, meta.namespace or "", meta.name or ""), item)
+        return convert(_named(ref_of(kind, meta.namespace, meta.name)), item)
     except (msgspec.ValidationError, _Bad):  # once more, slowly, to say what is wrong with which object
         loose = msgspec.json.decode(text)
         known = {"kind": str(kind), "apiVersion": None}
         return decode({**loose, **known} if isinstance(loose, dict) else known)
+
+
+def _other_kind(item: Mapping[str, Any], kind: str) -> Decoded:
+    """Pass over a kind that is none of our business, but not one that is nearly ours."""
+    known = None
+    if _group(item) in spelling.GROUPS and kind not in spelling.KINDS:
+        known = spelling.meant(kind, tuple(_DECODERS))
+    if known is None:
+        return Decoded(None, None)
+    ref = _loose_ref(item, Kind.FILE)
+    return Decoded(ref, None, (Problem(ref, "kind", f"{kind} {ref.name} is not known; did you mean {known}?"),))
 
 
 def _group(item: Mapping[str, Any]) -> str | None:
@@ -110,11 +127,13 @@ def _loose_ref(item: Mapping[str, Any], kind: Kind) -> Ref:
     meta = item.get("metadata")
     meta = meta if isinstance(meta, Mapping) else {}
     name, namespace = meta.get("name"), meta.get("namespace")
-    if kind in CLUSTER_KINDS or kind == Kind.FILE:
-        namespace = ""
-    elif not namespace:
-        namespace = "default"
-    return Ref(kind, str(namespace), str(name or "(no name)"))
+    return ref_of(kind, str(namespace or ""), str(name or "(no name)"))
+
+
+def ref_of(kind: Kind, namespace: str | None, name: str | None) -> Ref:
+    """Return the name of an object: what has no namespace is in ``default``, unless its kind has none."""
+    whole = kind in CLUSTER_KINDS or kind == Kind.FILE
+    return Ref(kind, "" if whole else namespace or "default", name or "")
 
 
 def _named(ref: Ref) -> Ref:
@@ -195,6 +214,9 @@ def _pod(ref: Ref, item: schema.PodObject) -> Decoded:
             ports.append(PodPort(port.name or "", protocol, _port(port.container_port, f"{field}.containerPort")))
     problems = []
     host = bool(spec.host_network)
+    for index, address in enumerate(() if over or host else addresses):
+        if reason := _unusable(address):
+            raise _Bad(f"status.podIPs[{index}].ip", f"{address} is {reason}")
     if not addresses and not over and not host and spec.node_name:
         problems.append(Problem(ref, "status.podIPs", "the pod has no address (yet): it is not connected"))
     here = spec.node_name or ""
@@ -227,7 +249,7 @@ def _unusable(address: IPAddress) -> str | None:
     for reason in ("loopback", "link_local", "multicast", "unspecified"):
         if getattr(address, f"is_{reason}"):
             return f"{reason.replace('_', '-')}"
-    return None
+    return "broadcast" if address == BROADCAST else None
 
 
 def _service(ref: Ref, item: schema.ServiceObject) -> Decoded:
@@ -250,6 +272,8 @@ def _service(ref: Ref, item: schema.ServiceObject) -> Decoded:
 
 def _unserved(ref: Ref, spec: schema.ServiceSpec) -> Iterator[Problem]:
     """Name what a service asks for and does not get: silence would be a lie."""
+    if spec.cluster_ip and spec.cluster_ips and spec.cluster_ip != spec.cluster_ips[0] and spec.type != "ExternalName":
+        yield Problem(ref, "spec.clusterIP", f"{spec.cluster_ip} is not clusterIPs[0]; clusterIPs are served")
     if spec.type in {"NodePort", "LoadBalancer"}:
         yield Problem(ref, "spec.type", f"{spec.type} is not served yet; the ClusterIP is")
     if spec.external_ips:

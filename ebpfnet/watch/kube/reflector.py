@@ -26,7 +26,7 @@ import msgspec
 import urllib3
 
 from ebpfnet.model.facts import Accepted, Change, Delete, Kind, Problem, Ref, Refused, Upsert
-from ebpfnet.watch.decode import decode_bytes
+from ebpfnet.watch.decode import decode_bytes, ref_of
 from ebpfnet.watch.kube import wire
 from ebpfnet.watch.kube.connection import Api, Query, RequestFailed
 from ebpfnet.watch.source import Deliver, Stats
@@ -325,7 +325,7 @@ class Reflector:
 
     def _ref_of(self, key: str) -> Ref:
         namespace, _, name = key.partition("/")
-        return Ref(self.resource.kind, namespace, name)
+        return ref_of(self.resource.kind, namespace, name)
 
     def _upsert(self, key: str, raw: msgspec.Raw) -> list[Change]:
         decoded = decode_bytes(self.resource.kind, raw)

@@ -107,6 +107,7 @@ def test_endpoint_conditions(conditions, expected: Condition):
 
 
 BAD = ["127.0.0.1", "169.254.0.1", "224.0.0.1", "239.1.1.1", "0.0.0.0", "010.0.0.1", "10.0.0", "fd00::1", ""]
+BAD += ["255.255.255.255"]
 
 
 @pytest.mark.parametrize("text", BAD)
@@ -126,7 +127,8 @@ def test_addresses_that_no_ipv6_endpoint_can_have(text: str):
 @given(st.ip_addresses(v=4))
 def test_the_quick_look_at_an_address_agrees_with_the_slow_one(address: ipaddress.IPv4Address):
     found = decode(pieces({"addresses": [str(address)]}))
-    bad = address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified
+    broadcast = address == ipaddress.IPv4Address("255.255.255.255")
+    bad = broadcast or address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified
     assert bool(found.problems) == bad
 
 

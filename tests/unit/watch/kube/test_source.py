@@ -91,7 +91,7 @@ def test_what_is_too_old_is_listed_again_and_only_differences_are_told(server: A
         server.log.wait(watching("services"))
         server.stop()
         other = service("changed")
-        other["spec"]["clusterIPs"] = ["10.96.0.2"]
+        other["spec"] |= {"clusterIP": "10.96.0.2", "clusterIPs": ["10.96.0.2"]}
         server.store.put(other)
         server.store.delete("Service", "default", "gone")
         server.store.put(service("new"))
@@ -136,7 +136,7 @@ def test_a_fault_loses_nothing(server: ApiServer, follow: Follow, listing: str, 
             server.drop_watches()
         for index in range(5):
             changed = service(f"s{index}")
-            changed["spec"]["clusterIPs"] = [f"10.96.1.{index}"]
+            changed["spec"] |= {"clusterIP": f"10.96.1.{index}", "clusterIPs": [f"10.96.1.{index}"]}
             server.store.put(changed)
         server.store.delete("Service", "default", "s6")
         server.store.put(service("last"))
@@ -162,7 +162,7 @@ def test_an_event_that_is_older_than_what_is_known_changes_nothing(server: ApiSe
         server.stop()
         for last in (2, 3):
             changed = service("web")
-            changed["spec"]["clusterIPs"] = [f"10.96.0.{last}"]
+            changed["spec"] |= {"clusterIP": f"10.96.0.{last}", "clusterIPs": [f"10.96.0.{last}"]}
             server.store.put(changed)
         server.start()
         server.store.put(service("after"))
@@ -309,7 +309,7 @@ def test_a_bookmark_moves_the_watch_on(server: ApiServer, follow: Follow):
 @pytest.mark.parametrize("end", ["mended", "deleted"])
 def test_an_object_that_was_refused_at_first_leaves_the_list_in_part(server: ApiServer, follow: Follow, end: str):
     broken = service("web")
-    broken["spec"]["clusterIPs"] = ["nonsense"]
+    broken["spec"] |= {"clusterIP": "nonsense", "clusterIPs": ["nonsense"]}
     server.store.put(broken)
     server.store.put(service("good"))
     with follow("services", "pods") as told:
