@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 from ebpfnet import __version__, abi, status
 from ebpfnet.alone import alone
 from ebpfnet.datapath import attach, build, capabilities, interfaces, load
+from ebpfnet.datapath.attachments import Attachments
 from ebpfnet.datapath.interfaces import Chosen, Interface
 from ebpfnet.exits import EbpfnetError, MissingFeature, NotRunning
 from ebpfnet.maps import pins
 from ebpfnet.maps.kernel import KernelTable
 from ebpfnet.maps.table import NotMade, TableError
-from ebpfnet.model.facts import Change, Kind, Problem, Ref
+from ebpfnet.model.facts import Accepted, Change, Kind, Problem, Ref, Refused
 from ebpfnet.operate.events import Recorder
 from ebpfnet.operate.snapshot import Attached
 from ebpfnet.places import RUN
@@ -102,8 +103,8 @@ class Agent:
         self._chosen = Chosen(config.pod_interfaces)
         self._interfaces: list[Interface] = []
         self._programs: dict[str, load.Program] = {}
-        self._attached: dict[int, list[str]] = {}
-        self._unattached: dict[int, str] = {}
+        self._attachments: Attachments
+        self._unserved: dict[Ref, str] = {}
         self._tables: dict[str, KernelTable] = {}
         self._reconciler: Reconciler
         self._source: Source
@@ -122,6 +123,7 @@ class Agent:
             threads = [
                 self._thread("watch", self._source.run, self._on_changes, self.stop),
                 self._thread("links", interfaces.follow, self._on_interfaces, self.stop, self._chosen),
+                self._thread("filters", self._attachments.keep, self._on_attachments, self.stop),
                 self._thread("status", status.serve, self.config.run, self.status, self.stop),
             ]
             if self._sender is not None:
@@ -154,11 +156,11 @@ class Agent:
         for program in self._programs.values():
             program.pin(self.config.pins / program.name)
         self._chosen = Chosen(self.config.pod_interfaces, never=tuple(uplinks))
-        for ifindex in uplinks:
-            self._attach(ifindex, ON_UPLINK)
+        self._attachments = Attachments(self._programs, lambda: interfaces.find(self.config.uplink), ON_UPLINK)
+        self._attachments.serve_uplinks()
         # Before the first sync: a pod whose wire is not known would lose its entry and its flows.
         self._on_interfaces(interfaces.pod_interfaces(self._chosen))
-        for name in attach.remove_elsewhere(self._attached, ON_WIRE_BESIDE):
+        for name in attach.remove_elsewhere(self._attachments.wanted, ON_WIRE_BESIDE):
             log.info("removed from %s, which no --pod-interfaces names any more", name)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
@@ -183,10 +185,6 @@ class Agent:
         if not config.manifests.is_dir():
             raise NotRunning(f"{config.manifests}: no such folder of manifests")
         return ManifestSource(config.manifests)
-
-    def _attach(self, ifindex: int, names: tuple[str, ...]) -> None:
-        attach.attach(ifindex, [self._programs[name] for name in names])
-        self._attached[ifindex] = list(names)
 
     def _thread(self, name: str, work: Any, *arguments: Any) -> threading.Thread:
         def guarded() -> None:
@@ -233,34 +231,32 @@ class Agent:
 
     def _on_interfaces(self, found: list[Interface]) -> None:
         """Attach to new wires first, then let their pods into the tables."""
-        served = [interface for interface in found if self._serve(interface)]
+        live = {interface.wire.ifindex for interface in found}
+        self._attachments.forget({each.wire.ifindex for each in self._interfaces} - live)
+        served = [each for each in found if self._attachments.serve(each.wire.ifindex, _programs(each))]
         named = {each.pod: each.wire for each in served if each.pod}
         behind = {address: each.wire for each in served for address in each.addresses}
         with self._lock:
-            live = {interface.wire.ifindex for interface in found}
-            for gone in {each.wire.ifindex for each in self._interfaces} - live:
-                self._attached.pop(gone, None)
-                self._unattached.pop(gone, None)
             self._interfaces = found
             self._reconciler.set_wires(named, behind)
+            self._name_unserved()
             self._log_problems()
             self._last_change = time.time()
         self._wake.put(None)
 
-    def _serve(self, interface: Interface) -> bool:
-        """Have our programs on a pod's wire; False, and said once, where the kernel refuses."""
-        ifindex = interface.wire.ifindex
-        programs = ON_WIRE_BESIDE if interface.wire.segment else ON_WIRE
-        try:
-            if self._attached.get(ifindex) != list(programs):
-                self._attach(ifindex, programs)
-        except attach.AttachFailed as error:
-            if self._unattached.get(ifindex) != str(error):
-                log.warning("attach to %s%s: %s", interface.name, f" of {interface.pod}" * bool(interface.pod), error)
-                self._unattached[ifindex] = str(error)
-            return False
-        self._unattached.pop(ifindex, None)
-        return True
+    def _on_attachments(self) -> None:
+        self._on_interfaces(self._interfaces)
+
+    def _name_unserved(self) -> None:
+        names = {each.wire.ifindex: each.name for each in self._interfaces}
+        now = {
+            Ref(Kind.INTERFACE, "", names.get(ifindex, str(ifindex))): text
+            for ifindex, text in self._attachments.failed.items()
+        }
+        if now != self._unserved:
+            gone = [Accepted(ref) for ref in self._unserved.keys() - now.keys()]
+            self._reconciler.apply([*gone, *(Refused(Problem(ref, "programs", text)) for ref, text in now.items())])
+            self._unserved = now
 
     def _loop(self) -> None:
         swept: Wires = None
@@ -314,11 +310,11 @@ class Agent:
         with self._lock:
             reconciler = self._reconciler
             wires = {each.wire.ifindex for each in self._interfaces}
-            served = sum(1 for ifindex in wires if ifindex in self._attached)
-            attached = (
-                Attached("pod", "attached", served),
-                Attached("pod", "failed", len(wires) - served),
-                Attached("uplink", "attached", len(self._attached.keys() - wires)),
+            wanted, failed = self._attachments.wanted.keys(), self._attachments.failed.keys()
+            attached = tuple(
+                Attached(kind, state, len(interfaces))
+                for kind, each in (("pod", wanted & wires), ("uplink", wanted - wires))
+                for state, interfaces in (("attached", each - failed), ("failed", each & failed))
             )
             return Counted(reconciler.used, reconciler.problems, reconciler.pending, attached)
 
@@ -333,7 +329,7 @@ class Agent:
                     "ifindex": each.wire.ifindex,
                     "pod": each.pod or owners.get(each.wire.ifindex, ""),
                     "addresses": [str(address) for address in each.addresses],
-                    "programs": self._attached.get(each.wire.ifindex, []),
+                    "programs": self._attachments.on(each.wire.ifindex),
                 }
                 for each in self._interfaces
             ]
@@ -355,6 +351,10 @@ class Agent:
                 "uplink": list(self.config.uplink),
                 "interfaces": listed,
             }
+
+
+def _programs(interface: Interface) -> tuple[str, ...]:
+    return ON_WIRE_BESIDE if interface.wire.segment else ON_WIRE
 
 
 def run(config: AgentConfig) -> None:

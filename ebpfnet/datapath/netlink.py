@@ -17,7 +17,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Self
 
 RTM_NEWLINK, RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE, RTM_GETNEIGH = 16, 18, 22, 26, 30
-GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+LINKS, FILTERS = 0x1, 0x8  # RTMGRP_LINK, RTMGRP_TC
+GROUPS = LINKS | 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 
 _NETLINK_ROUTE = 0
 _SOL_NETLINK = 270
@@ -109,7 +110,7 @@ class Changes:
     Word only: what changed is read anew. So a lost event (ENOBUFS) is no worse than any other.
     """
 
-    def __init__(self, buffer_bytes: int | None = None) -> None:
+    def __init__(self, buffer_bytes: int | None = None, groups: int = GROUPS) -> None:
         self.lost = 0
         """How often the kernel said that events were lost."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
@@ -117,7 +118,7 @@ class Changes:
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
         if buffer_bytes is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-        self._socket.bind((0, GROUPS))
+        self._socket.bind((0, groups))
         self._socket.setblocking(False)
 
     def __enter__(self) -> Self:

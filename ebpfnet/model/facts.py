@@ -25,6 +25,8 @@ class Kind(enum.StrEnum):
     NETWORK_POLICY = "NetworkPolicy"
     FILE = "File"
     """A file of manifests: what a problem with it is named by."""
+    INTERFACE = "Interface"
+    """An interface of this node that can't be served: likewise."""
     WATCH = "Watch"
     """A resource of the API server that is followed: likewise."""
 

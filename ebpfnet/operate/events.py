@@ -176,7 +176,7 @@ def event(
     ref = problem.ref
     named = _is_subdomain(ref.name) and (not ref.namespace or _is_subdomain(ref.namespace))
     note = f"{problem.field}: {problem.reason}"
-    if ref.kind == Kind.FILE or not named:
+    if ref.kind in {Kind.FILE, Kind.WATCH, Kind.INTERFACE} or not named:
         note = f"{ref}: {note}"
         ref, uid = Ref(Kind.NODE, "", node), node  # a kubelet's Events have the node's name for its uid too
     regarding = {"apiVersion": API_VERSIONS.get(ref.kind, "v1"), "kind": str(ref.kind), "name": ref.name}
