@@ -10,6 +10,8 @@ import enum
 import ipaddress
 from dataclasses import dataclass
 
+from ebpfnet.model.labels import Labels, Selector
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -23,6 +25,8 @@ class Kind(enum.StrEnum):
     SERVICE = "Service"
     ENDPOINT_SLICE = "EndpointSlice"
     NETWORK_POLICY = "NetworkPolicy"
+    PEER = "Peer"
+    """A pod of another node, as a policy's peer: apart from ours, so that one that moves can't be lost between two."""
     FILE = "File"
     """A file of manifests: what a problem with it is named by."""
     INTERFACE = "Interface"
@@ -73,7 +77,7 @@ class Namespace:
     """A namespace and its labels."""
 
     ref: Ref
-    labels: tuple[tuple[str, str], ...]
+    labels: Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +96,22 @@ class Pod:
     ref: Ref
     node: str
     addresses: tuple[IPAddress, ...]
-    labels: tuple[tuple[str, str], ...]
+    labels: Labels
     ports: tuple[PodPort, ...]
     host_network: bool
     finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A pod of another node, as far as a policy can mean it; ``addresses`` are 16 bytes each (IPv4 mapped).
+
+    None while the pod has none, when it is over, and in the host's network: those addresses are the node's.
+    """
+
+    ref: Ref
+    labels: Labels
+    addresses: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +153,60 @@ class EndpointSlice:
     endpoints: bytes
 
 
-Fact = Node | Namespace | Pod | Service | EndpointSlice
+@dataclass(frozen=True, slots=True)
+class PodPeer:
+    """Pods by their labels and their namespace's; ``namespaces`` None: of the policy's own namespace."""
+
+    pods: Selector
+    namespaces: Selector | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IPBlock:
+    """Addresses of a block without those of some blocks in it."""
+
+    cidr: IPNetwork
+    excepts: tuple[IPNetwork, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPort:
+    """Ports ``first`` to ``last`` of a protocol, or with a ``name`` the ports that selected pods call so."""
+
+    protocol: int
+    first: int = 0
+    last: int = 65535
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRule:
+    """What is allowed: with any of ``peers`` on any of ``ports``; of either, none given means all."""
+
+    peers: tuple[PodPeer | IPBlock, ...] = ()
+    ports: tuple[PolicyPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPolicy:
+    """A policy for the pods of its namespace that ``pods`` selects.
+
+    ``ingress`` and ``egress`` are the rules of a direction: () allows nothing, None says nothing about it.
+    """
+
+    ref: Ref
+    pods: Selector
+    ingress: tuple[PolicyRule, ...] | None = None
+    egress: tuple[PolicyRule, ...] | None = None
+
+    @property
+    def has_pod_peers(self) -> bool:
+        """Whether other pods must be known to obey it."""
+        rules = (*(self.ingress or ()), *(self.egress or ()))
+        return any(isinstance(peer, PodPeer) for rule in rules for peer in rule.peers)
+
+
+Fact = Node | Namespace | Pod | Peer | Service | EndpointSlice | NetworkPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,13 @@ from ebpfnet.model.facts import (
     ServicePort,
     SlicePort,
 )
+from ebpfnet.model.labels import Labels
 from ebpfnet.watch import schema, spelling
+from ebpfnet.watch.fields import BadField, parse_address, parse_port, parse_protocol
+from ebpfnet.watch.policies import convert_policy
 from ebpfnet.watch.spelling import misspelt
 from ebpfnet.watch.words import explain
 
-PROTOCOLS = {"TCP": abi.Protocol.TCP, "UDP": abi.Protocol.UDP, "SCTP": abi.Protocol.SCTP}
 CLUSTER_KINDS = {Kind.NODE, Kind.NAMESPACE}
 NAME_MAX = 253  # RFC 1123 subdomain, the longest name of any kind
 # The others are of the core group, "".
@@ -57,15 +59,6 @@ class Decoded(NamedTuple):
     since: float = 0.0
 
 
-class _Bad(Exception):
-    """A field that makes the object useless."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
-        self.reason = reason
-
-
 def decode(item: Mapping[str, Any]) -> Decoded:
     """Decode one object given as a mapping (YAML or JSON, already parsed)."""
     kind = item.get("kind")
@@ -85,7 +78,7 @@ def decode(item: Mapping[str, Any]) -> Decoded:
     except msgspec.ValidationError as error:
         field, reason = explain(str(error))
         return Decoded(ref, None, (Problem(ref, field, reason),))
-    except _Bad as error:
+    except BadField as error:
         return Decoded(ref, None, (Problem(ref, error.field, error.reason),))
 
 
@@ -99,7 +92,7 @@ def decode_bytes(kind: Kind, text: bytes | msgspec.Raw) -> Decoded:
         item = read(text)
         meta = item.metadata
         return convert(_named(ref_of(kind, meta.namespace, meta.name)), item)
-    except (msgspec.ValidationError, _Bad):  # once more, slowly, to say what is wrong with which object
+    except (msgspec.ValidationError, BadField):  # once more, slowly, to say what is wrong with which object
         loose = msgspec.json.decode(text)
         known = {"kind": str(kind), "apiVersion": None}
         return decode({**loose, **known} if isinstance(loose, dict) else known)
@@ -139,7 +132,7 @@ def ref_of(kind: Kind, namespace: str | None, name: str | None) -> Ref:
 def _named(ref: Ref) -> Ref:
     for field, text in (("metadata.name", ref.name), ("metadata.namespace", ref.namespace)):
         if (text or field == "metadata.name") and not _is_name(text):
-            raise _Bad(field, f"{text!r} is not a name (RFC 1123: lower-case letters, digits, '-' and '.')")
+            raise BadField(field, f"{text!r} is not a name (RFC 1123: lower-case letters, digits, '-' and '.')")
     return ref
 
 
@@ -149,33 +142,7 @@ def _is_name(text: str) -> bool:
     return whole and text[0] not in "-." and text[-1] not in "-."
 
 
-def parse_address(text: object, field: str) -> IPAddress:
-    """Return an address; raises ``_Bad`` for what is none, leading zeros included (CVE-2021-29923)."""
-    try:
-        address = ipaddress.ip_address(text) if isinstance(text, str) else None
-    except ValueError:
-        address = None
-    if address is None:
-        raise _Bad(field, f"{text!r} is not an IP address")
-    if address.version == 6 and (address.ipv4_mapped or address.scope_id):
-        raise _Bad(field, f"{text!r} is an IPv4-mapped or scoped address")
-    return address
-
-
-def _protocol(text: str | None, field: str) -> int:
-    number = PROTOCOLS.get(text or "TCP")
-    if number is None:
-        raise _Bad(field, f"{text!r} is not TCP, UDP or SCTP")
-    return number
-
-
-def _port(number: int, field: str) -> int:
-    if not 1 <= number <= 65535:
-        raise _Bad(field, f"{number} is not a port (1 to 65535)")
-    return number
-
-
-def _labels(meta: schema.Meta) -> tuple[tuple[str, str], ...]:
+def _labels(meta: schema.Meta) -> Labels:
     return tuple(sorted((meta.labels or {}).items()))
 
 
@@ -191,7 +158,7 @@ def _node(ref: Ref, item: schema.NodeObject) -> Decoded:
         try:
             cidrs.append(ipaddress.ip_network(text))
         except ValueError as error:
-            raise _Bad(f"spec.podCIDRs[{index}]", str(error)) from error
+            raise BadField(f"spec.podCIDRs[{index}]", str(error)) from error
     # Who is leaving gets no new connections from load balancers (KEP-3836).
     leaving = bool(item.metadata.deletion_timestamp) or any(taint.key == LEAVING for taint in spec.taints or ())
     return Decoded(ref, Node(ref, addresses, tuple(cidrs), leaving))
@@ -210,13 +177,13 @@ def _pod(ref: Ref, item: schema.PodObject) -> Decoded:
     for number, container in enumerate(spec.containers or ()):
         for index, port in enumerate(container.ports or ()):
             field = f"spec.containers[{number}].ports[{index}]"
-            protocol = _protocol(port.protocol, f"{field}.protocol")
-            ports.append(PodPort(port.name or "", protocol, _port(port.container_port, f"{field}.containerPort")))
+            protocol = parse_protocol(port.protocol, f"{field}.protocol")
+            ports.append(PodPort(port.name or "", protocol, parse_port(port.container_port, f"{field}.containerPort")))
     problems = []
     host = bool(spec.host_network)
     for index, address in enumerate(() if over or host else addresses):
         if reason := _unusable(address):
-            raise _Bad(f"status.podIPs[{index}].ip", f"{address} is {reason}")
+            raise BadField(f"status.podIPs[{index}].ip", f"{address} is {reason}")
     if not addresses and not over and not host and spec.node_name:
         problems.append(Problem(ref, "status.podIPs", "the pod has no address (yet): it is not connected"))
     here = spec.node_name or ""
@@ -237,9 +204,9 @@ def _cluster_ips(spec: schema.ServiceSpec) -> tuple[IPAddress, ...]:
         field = f"{name}[{index}]" if spec.cluster_ips else name
         address = parse_address(text, field)
         if any(address.version == other.version for other in addresses):
-            raise _Bad(field, f"a second IPv{address.version} address (one of each family at most)")
+            raise BadField(field, f"a second IPv{address.version} address (one of each family at most)")
         if reason := _unusable(address):
-            raise _Bad(field, f"{address} is {reason}")
+            raise BadField(field, f"{address} is {reason}")
         addresses.append(address)
     return tuple(addresses)
 
@@ -257,12 +224,14 @@ def _service(ref: Ref, item: schema.ServiceObject) -> Decoded:
     ports: list[ServicePort] = []
     for index, port in enumerate(spec.ports or ()):
         field = f"spec.ports[{index}]"
-        protocol = _protocol(port.protocol, f"{field}.protocol")
-        entry = ServicePort(port.name or "", protocol, _port(port.port, f"{field}.port"))
+        protocol = parse_protocol(port.protocol, f"{field}.protocol")
+        entry = ServicePort(port.name or "", protocol, parse_port(port.port, f"{field}.port"))
         if any(entry.name == other.name for other in ports):
-            raise _Bad(f"{field}.name", f"{entry.name!r} stands twice" if entry.name else "missing, with several ports")
+            raise BadField(
+                f"{field}.name", f"{entry.name!r} stands twice" if entry.name else "missing, with several ports"
+            )
         if any((entry.port, protocol) == (other.port, other.protocol) for other in ports):
-            raise _Bad(f"{field}.port", f"{entry.port} stands twice for one protocol")
+            raise BadField(f"{field}.port", f"{entry.port} stands twice for one protocol")
         ports.append(entry)
     created = item.metadata.creation_timestamp
     created = created if isinstance(created, str) else created.isoformat() if hasattr(created, "isoformat") else ""
@@ -286,15 +255,16 @@ def _unserved(ref: Ref, spec: schema.ServiceSpec) -> Iterator[Problem]:
         yield Problem(ref, "spec.trafficDistribution", f"{spec.traffic_distribution} is not obeyed yet")
 
 
-def _policy(_: Ref, __: schema.NetworkPolicyObject) -> Decoded:
-    raise _Bad("spec", "network policies are not enforced yet: what it forbids is allowed")
+def _policy(ref: Ref, item: schema.NetworkPolicyObject) -> Decoded:
+    text = "network policies are not enforced yet: what it forbids is allowed"
+    return Decoded(ref, convert_policy(ref, item.spec or schema.NetworkPolicySpec()), (Problem(ref, "spec", text),))
 
 
 def _slice(ref: Ref, item: schema.EndpointSliceObject) -> Decoded:
     if item.address_type == "FQDN":
         return Decoded(None, None)
     if item.address_type not in {"IPv4", "IPv6"}:
-        raise _Bad("addressType", f"{item.address_type!r} is not IPv4, IPv6 or FQDN")
+        raise BadField("addressType", f"{item.address_type!r} is not IPv4, IPv6 or FQDN")
     service = (item.metadata.labels or {}).get(SERVICE_NAME, "")
     if not service:
         return Decoded(None, None)  # a slice of nobody's: the API allows it, for other users
@@ -302,8 +272,8 @@ def _slice(ref: Ref, item: schema.EndpointSliceObject) -> Decoded:
     for index, port in enumerate(item.ports or ()):
         if port.port is None:  # "all ports", which no service can mean
             continue
-        protocol = _protocol(port.protocol, f"ports[{index}].protocol")
-        ports.append(SlicePort(port.name or "", protocol, _port(port.port, f"ports[{index}].port")))
+        protocol = parse_protocol(port.protocol, f"ports[{index}].protocol")
+        ports.append(SlicePort(port.name or "", protocol, parse_port(port.port, f"ports[{index}].port")))
     run, problems = _endpoints(ref, item.endpoints or [], ipv6=item.address_type == "IPv6")
     fact = EndpointSlice(ref, service, item.address_type == "IPv6", tuple(ports), run)
     return Decoded(ref, fact, tuple(problems), _seconds(item.metadata.annotations))
@@ -348,7 +318,7 @@ def _refuse_endpoint(text: str, *, ipv6: bool) -> str | None:
     """Say why an endpoint's address can't be used, or None; the slow look at what the quick one found suspicious."""
     try:
         address = parse_address(text, "")
-    except _Bad as error:
+    except BadField as error:
         return error.reason
     if (address.version == 6) != ipv6:
         return f"{text} is not of the slice's addressType"

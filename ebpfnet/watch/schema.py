@@ -191,7 +191,69 @@ class EndpointSliceObject(Struct):
     ports: list[EndpointPort] | None = None
 
 
+class LabelRequirement(Struct):
+    """``LabelSelectorRequirement``."""
+
+    key: str
+    operator: str
+    values: list[str] | None = None
+
+
+class LabelSelector(Struct):
+    """``LabelSelector``; where it may be absent, that is not the same as empty."""
+
+    match_labels: dict[str, str] | None = None
+    match_expressions: list[LabelRequirement] | None = None
+
+
+class IPBlockObject(Struct):
+    """``IPBlock``."""
+
+    cidr: str
+    excepts: list[str] | None = msgspec.field(default=None, name="except")
+
+
+class NetworkPolicyPeer(Struct):
+    """``NetworkPolicyPeer``."""
+
+    pod_selector: LabelSelector | None = None
+    namespace_selector: LabelSelector | None = None
+    ip_block: IPBlockObject | None = None
+
+
+class NetworkPolicyPort(Struct):
+    """``NetworkPolicyPort``."""
+
+    protocol: Text = None
+    port: int | str | None = None
+    end_port: Number = None
+
+
+class NetworkPolicyIngressRule(Struct):
+    """``NetworkPolicyIngressRule``."""
+
+    peers: list[NetworkPolicyPeer] | None = msgspec.field(default=None, name="from")
+    ports: list[NetworkPolicyPort] | None = None
+
+
+class NetworkPolicyEgressRule(Struct):
+    """``NetworkPolicyEgressRule``."""
+
+    peers: list[NetworkPolicyPeer] | None = msgspec.field(default=None, name="to")
+    ports: list[NetworkPolicyPort] | None = None
+
+
+class NetworkPolicySpec(Struct):
+    """``NetworkPolicySpec``."""
+
+    pod_selector: LabelSelector | None = None
+    policy_types: list[str] | None = None
+    ingress: list[NetworkPolicyIngressRule] | None = None
+    egress: list[NetworkPolicyEgressRule] | None = None
+
+
 class NetworkPolicyObject(Struct):
     """``networking.k8s.io/v1 NetworkPolicy``."""
 
     metadata: Meta
+    spec: NetworkPolicySpec | None = None

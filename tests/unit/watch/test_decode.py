@@ -193,12 +193,6 @@ def test_what_a_service_asks_for_and_does_not_get_is_named(field: str, value: ob
     assert [problem.field for problem in found.problems] == [f"spec.{field}"]
 
 
-def test_a_network_policy_is_not_passed_over_in_silence():
-    found = decode({"kind": "NetworkPolicy", "metadata": {"name": "deny", "namespace": "default"}})
-    assert found.fact is None
-    assert "not enforced" in str(found.problems[0])
-
-
 def test_bytes_and_mapping_say_the_same():
     item = {
         "metadata": {"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
