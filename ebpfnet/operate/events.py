@@ -34,7 +34,7 @@ REFRESH_S = 30 * 60.0
 FINISH_S = 6 * 60.0
 REMEMBERED_MAX = 4096
 
-API_VERSIONS = {Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1"}
+API_VERSIONS = {Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1", Kind.NETWORK_POLICY: "networking.k8s.io/v1"}
 _SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 Body = dict[str, Any]
@@ -179,7 +179,8 @@ def event(
     if ref.kind in {Kind.FILE, Kind.WATCH, Kind.INTERFACE} or not named:
         note = f"{ref}: {note}"
         ref, uid = Ref(Kind.NODE, "", node), node  # a kubelet's Events have the node's name for its uid too
-    regarding = {"apiVersion": API_VERSIONS.get(ref.kind, "v1"), "kind": str(ref.kind), "name": ref.name}
+    kind = Kind.POD if ref.kind == Kind.PEER else ref.kind
+    regarding = {"apiVersion": API_VERSIONS.get(kind, "v1"), "kind": str(kind), "name": ref.name}
     if ref.namespace:
         regarding["namespace"] = ref.namespace
     if uid:

@@ -55,9 +55,17 @@ def test_a_whole_body():
     }
 
 
-def test_a_slice_has_another_api():
-    body = event(Problem(Ref(Kind.ENDPOINT_SLICE, "shop", "web-x"), "ports", "no"), "node-a", "x", NOW)
-    assert body["regarding"]["apiVersion"] == "discovery.k8s.io/v1"
+@pytest.mark.parametrize(
+    ("kind", "api_version", "name"),
+    [
+        (Kind.ENDPOINT_SLICE, "discovery.k8s.io/v1", "EndpointSlice"),
+        (Kind.NETWORK_POLICY, "networking.k8s.io/v1", "NetworkPolicy"),
+        (Kind.PEER, "v1", "Pod"),
+    ],
+)
+def test_an_object_is_named_as_its_api_does(kind: Kind, api_version: str, name: str):
+    regarding = event(Problem(Ref(kind, "shop", "web-x"), "ports", "no"), "node-a", "x", NOW)["regarding"]
+    assert (regarding["apiVersion"], regarding["kind"]) == (api_version, name)
 
 
 def test_what_has_no_namespace_is_told_in_default():
