@@ -5,11 +5,13 @@ Endpoint slices are not kept: compiled, they are a few bytes each, and the recon
 
 from __future__ import annotations
 
-from ebpfnet.model.facts import IPAddress, Namespace, Node, Pod, Ref, Service
+from ebpfnet.model.demand import Demand
+from ebpfnet.model.facts import IPAddress, Kind, Namespace, NetworkPolicy, Node, Peer, Pod, Ref, Service
+from ebpfnet.model.peers import Peers, as_peer
 
 
 class Cluster:
-    """Services, the pods of one node, nodes and namespaces."""
+    """Services, the pods of one node, nodes, namespaces and policies, and what policies see of other nodes' pods."""
 
     def __init__(self, node: str) -> None:
         self.node = node
@@ -17,7 +19,14 @@ class Cluster:
         self.pods: dict[Ref, Pod] = {}
         self.nodes: dict[Ref, Node] = {}
         self.namespaces: dict[Ref, Namespace] = {}
+        self.policies: dict[Ref, NetworkPolicy] = {}
+        self.peers = Peers()
+        self.peers_known = True
+        """Whether ``peers`` and ``namespaces`` are all there are. While they are not, nothing follows from one that is
+        missing: what policies mean by them stays as it was.
+        """
         self.claims: dict[IPAddress, dict[Ref, Service]] = {}
+        self._demand = Demand()
 
     def set_service(self, service: Service) -> set[Ref]:
         """Take a service in; returns the services that must be compiled again (those it shares an address with)."""
@@ -46,10 +55,46 @@ class Cluster:
     def set_pod(self, pod: Pod) -> bool:
         """Take a pod in; returns whether this node is touched."""
         if pod.node == self.node:
+            self.peers.drop(pod.ref)
             self.pods[pod.ref] = pod
+            self._demand.set(pod)
             return True
-        return self.drop_pod(pod.ref)
+        here = self.drop_pod(pod.ref)
+        self.peers.set(as_peer(pod))
+        return here
 
     def drop_pod(self, ref: Ref) -> bool:
         """Take a pod out; returns whether this node is touched."""
+        self.peers.drop(ref)
+        self._demand.drop(ref)
         return self.pods.pop(ref, None) is not None
+
+    def note(self, fact: Node | Namespace | Peer | NetworkPolicy) -> None:
+        """Take in what no table of this node follows from by itself."""
+        match fact:
+            case Peer():
+                self.peers.set(fact)
+            case NetworkPolicy():
+                self.policies[fact.ref] = fact
+                self._demand.set(fact)
+            case Node():
+                self.nodes[fact.ref] = fact
+            case Namespace():
+                self.namespaces[fact.ref] = fact
+
+    def forget(self, ref: Ref) -> None:
+        """Take out what ``note`` took in; what is not there is no error."""
+        match ref.kind:
+            case Kind.PEER:
+                self.peers.drop(ref)
+            case Kind.NETWORK_POLICY:
+                self.policies.pop(ref, None)
+                self._demand.drop(ref)
+            case Kind.NODE:
+                self.nodes.pop(ref, None)
+            case Kind.NAMESPACE:
+                self.namespaces.pop(ref, None)
+
+    def needs_peers(self) -> bool:
+        """Say whether a policy that selects a pod of this node has other pods as peers."""
+        return bool(self._demand)

@@ -250,4 +250,14 @@ class Synced:
     complete: bool = True
 
 
-Change = Upsert | Delete | Refused | Accepted | Synced
+@dataclass(frozen=True, slots=True)
+class PeersKnown:
+    """Whether all pods of other nodes and all namespaces have been delivered; a source that always has them is silent.
+
+    When they are no longer followed, this comes before the first of them is deleted.
+    """
+
+    known: bool
+
+
+Change = Upsert | Delete | Refused | Accepted | Synced | PeersKnown

@@ -25,8 +25,7 @@ from ebpfnet.model.facts import (
     Fact,
     IPAddress,
     Kind,
-    Namespace,
-    Node,
+    PeersKnown,
     Pod,
     Problem,
     Ref,
@@ -83,6 +82,8 @@ class Reconciler:
                     self._refusals.refuse(change)
                 case Accepted(ref):
                     self._refusals.accept(ref)
+                case PeersKnown(known):
+                    self.cluster.peers_known = known
                 case Synced(complete):
                     self._on_synced(complete=complete)
         if self.synced:
@@ -115,10 +116,8 @@ class Reconciler:
             case Pod():
                 if self.cluster.set_pod(fact):
                     self._dirty[PODS] = None
-            case Node():
-                self.cluster.nodes[fact.ref] = fact
-            case Namespace():
-                self.cluster.namespaces[fact.ref] = fact
+            case _:
+                self.cluster.note(fact)
 
     def _delete(self, ref: Ref) -> None:
         self._refusals.accept(ref)
@@ -130,10 +129,8 @@ class Reconciler:
             case Kind.POD:
                 if self.cluster.drop_pod(ref):
                     self._dirty[PODS] = None
-            case Kind.NODE:
-                self.cluster.nodes.pop(ref, None)
-            case Kind.NAMESPACE:
-                self.cluster.namespaces.pop(ref, None)
+            case _:
+                self.cluster.forget(ref)
 
     def _feed(self, ref: Ref, runs: dict[int, bytes]) -> None:
         """Take a slice in, and write its difference at once: nothing else of its sets is looked at."""

@@ -23,6 +23,7 @@ from ebpfnet.model.facts import (
     Kind,
     Namespace,
     Node,
+    Peer,
     Pod,
     PodPort,
     Problem,
@@ -43,6 +44,7 @@ NAME_MAX = 253  # RFC 1123 subdomain, the longest name of any kind
 # The others are of the core group, "".
 GROUPS: dict[str, str] = {Kind.ENDPOINT_SLICE: "discovery.k8s.io", Kind.NETWORK_POLICY: "networking.k8s.io"}
 BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+OVER = frozenset({"Succeeded", "Failed"})
 SERVICE_NAME = "kubernetes.io/service-name"
 LEAVING = "ToBeDeletedByClusterAutoscaler"
 
@@ -69,8 +71,12 @@ def decode(item: Mapping[str, Any]) -> Decoded:
         return _other_kind(item, kind)
     if _group(item) not in {None, GROUPS.get(kind, "")}:  # Knative has a Service, too
         return Decoded(None, None)
-    ref = _loose_ref(item, Kind(kind))
-    struct, convert = _DECODERS[kind]
+    return _convert(Kind(kind), item)
+
+
+def _convert(kind: Kind, item: Mapping[str, Any]) -> Decoded:
+    ref = _loose_ref(item, kind)
+    struct, convert = _PEER if kind == Kind.PEER else _DECODERS[kind]
     try:
         found = convert(_named(ref), msgspec.convert(item, struct))
         odd = [Problem(ref, path, f"no such field; did you mean {name}?") for path, name in misspelt(item, struct)]
@@ -94,8 +100,7 @@ def decode_bytes(kind: Kind, text: bytes | msgspec.Raw) -> Decoded:
         return convert(_named(ref_of(kind, meta.namespace, meta.name)), item)
     except (msgspec.ValidationError, BadField):  # once more, slowly, to say what is wrong with which object
         loose = msgspec.json.decode(text)
-        known = {"kind": str(kind), "apiVersion": None}
-        return decode({**loose, **known} if isinstance(loose, dict) else known)
+        return _convert(kind, loose if isinstance(loose, dict) else {})
 
 
 def _other_kind(item: Mapping[str, Any], kind: str) -> Decoded:
@@ -168,11 +173,39 @@ def _namespace(ref: Ref, item: schema.NamespaceObject) -> Decoded:
     return Decoded(ref, Namespace(ref, _labels(item.metadata)))
 
 
+def _addresses(status: schema.PodStatus) -> list[str | None]:
+    """Return a pod's addresses, none of one that is over: they may already be another pod's."""
+    if status.phase in OVER:
+        return []
+    return [entry.ip for entry in status.pod_ips or ()] or ([status.pod_ip] if status.pod_ip else [])
+
+
+def _peer(ref: Ref, item: schema.PeerObject) -> Decoded:
+    """Decode a pod of another node; there are 150,000."""
+    host = item.spec is not None and item.spec.host_network
+    texts = _addresses(item.status) if item.status and not host else ()
+    packed = [_packed(text or "", f"status.podIPs[{index}].ip") for index, text in enumerate(texts)]
+    return Decoded(ref, Peer(ref, _labels(item.metadata), b"".join(packed)))
+
+
+def _packed(text: str, field: str) -> bytes:
+    """Return an address as 16 bytes, parsed by the C library; what that does not like is looked at again slowly."""
+    v4 = ":" not in text
+    try:
+        raw = socket.inet_pton(socket.AF_INET if v4 else socket.AF_INET6, text)
+    except (OSError, ValueError):
+        raw = b""
+    if not raw or raw.startswith(abi.V4_PREFIX):
+        return abi.pack_address(parse_address(text, field))
+    return abi.V4_PREFIX + raw if v4 else raw
+
+
 def _pod(ref: Ref, item: schema.PodObject) -> Decoded:
     spec, status = item.spec or schema.PodSpec(), item.status or schema.PodStatus()
-    texts = [entry.ip for entry in status.pod_ips or ()] or ([status.pod_ip] if status.pod_ip else [])
-    over = status.phase in {"Succeeded", "Failed"}  # its address may already be another pod's
-    addresses = tuple(parse_address(text, f"status.podIPs[{index}].ip") for index, text in enumerate(texts))
+    over = status.phase in OVER
+    addresses = tuple(
+        parse_address(text, f"status.podIPs[{index}].ip") for index, text in enumerate(_addresses(status))
+    )
     ports = []
     for number, container in enumerate(spec.containers or ()):
         for index, port in enumerate(container.ports or ()):
@@ -186,8 +219,7 @@ def _pod(ref: Ref, item: schema.PodObject) -> Decoded:
             raise BadField(f"status.podIPs[{index}].ip", f"{address} is {reason}")
     if not addresses and not over and not host and spec.node_name:
         problems.append(Problem(ref, "status.podIPs", "the pod has no address (yet): it is not connected"))
-    here = spec.node_name or ""
-    fact = Pod(ref, here, () if over else addresses, _labels(item.metadata), tuple(ports), host, over)
+    fact = Pod(ref, spec.node_name or "", addresses, _labels(item.metadata), tuple(ports), host, over)
     return Decoded(ref, fact, tuple(problems))
 
 
@@ -343,6 +375,8 @@ _DECODERS: dict[str, tuple[type, Callable[[Ref, Any], Decoded]]] = {
     Kind.ENDPOINT_SLICE: (schema.EndpointSliceObject, _slice),
     Kind.NETWORK_POLICY: (schema.NetworkPolicyObject, _policy),
 }
+_PEER = (schema.PeerObject, _peer)  # asked for, never named: to the API it is a Pod
 _READERS: dict[str, tuple[Callable[[bytes | msgspec.Raw], Any], Callable[[Ref, Any], Decoded]]] = {
-    kind: (msgspec.json.Decoder(struct).decode, convert) for kind, (struct, convert) in _DECODERS.items()
+    kind: (msgspec.json.Decoder(struct).decode, convert)
+    for kind, (struct, convert) in {**_DECODERS, Kind.PEER: _PEER}.items()
 }

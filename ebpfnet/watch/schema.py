@@ -131,6 +131,20 @@ class PodObject(Struct):
     status: PodStatus | None = None
 
 
+class PeerSpec(Struct):
+    """The least of ``PodSpec``."""
+
+    host_network: Flag = None
+
+
+class PeerObject(Struct):
+    """``v1 Pod``, as far as policies see one."""
+
+    metadata: Meta
+    spec: PeerSpec | None = None
+    status: PodStatus | None = None
+
+
 class ServicePortObject(Struct):
     """``ServicePort``."""
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ebpfnet import abi
 from ebpfnet.model.endpoints import Condition, unpack
-from ebpfnet.model.facts import EndpointSlice, Kind, Node, Pod, Service
+from ebpfnet.model.facts import EndpointSlice, Kind, Node, Peer, Pod, Ref, Service
 from ebpfnet.watch.decode import Decoded, decode, decode_bytes
 
 
@@ -215,3 +216,43 @@ def test_the_time_of_a_change_is_read():
     meta["annotations"] = {"endpoints.kubernetes.io/last-change-trigger-time": "2026-11-21T08:00:00.5Z", "other": "x"}
     item = {"metadata": meta, "addressType": "IPv4"}
     assert decode_bytes(Kind.ENDPOINT_SLICE, json.dumps(item).encode()).since == 1795248000.5
+
+
+def other_pod(status: object = None, **spec: object) -> Decoded:
+    meta = {"name": "x", "namespace": "default", "labels": {"b": "2", "a": "1"}, "resourceVersion": "7"}
+    return decode_bytes(Kind.PEER, json.dumps({"metadata": meta, "spec": spec, "status": status}).encode())
+
+
+@pytest.mark.parametrize(
+    ("status", "want"),
+    [
+        (None, []),
+        ({}, []),
+        ({"podIP": "10.1.0.9"}, ["10.1.0.9"]),
+        ({"podIP": "10.1.0.9", "podIPs": [{"ip": "10.1.0.9"}, {"ip": "fd00::9"}]}, ["10.1.0.9", "fd00::9"]),
+        ({"podIP": "10.1.0.9", "phase": "Running"}, ["10.1.0.9"]),
+        ({"podIP": "10.1.0.9", "phase": "Succeeded"}, []),
+        ({"podIP": "10.1.0.9", "phase": "Failed"}, []),
+    ],
+)
+def test_another_node_s_pod_is_its_labels_and_addresses(status: object, want: list[str]):
+    packed = b"".join(abi.pack_address(ipaddress.ip_address(text)) for text in want)
+    assert other_pod(status) == Decoded(REF_X, Peer(REF_X, (("a", "1"), ("b", "2")), packed))
+
+
+REF_X = Ref(Kind.PEER, "default", "x")
+
+
+def test_another_node_s_pod_in_the_host_s_network_has_no_address_of_its_own():
+    assert other_pod({"podIP": "192.0.2.1"}, hostNetwork=True).fact == Peer(REF_X, (("a", "1"), ("b", "2")), b"")
+
+
+@pytest.mark.parametrize("text", ["x", "", None, "10.0.0.256", "010.0.0.1", "::ffff:10.0.0.1", "fe80::1%eth0", "1:2"])
+def test_an_address_of_another_node_s_pod_that_is_none_is_named(text: object):
+    found = other_pod({"podIPs": [{"ip": "10.1.0.9"}, {"ip": text}]})
+    assert found.fact is None
+    assert [(problem.ref, problem.field) for problem in found.problems] == [(REF_X, "status.podIPs[1].ip")]
+
+
+def test_a_manifest_can_t_say_peer():
+    assert decode({"kind": "Peer", "metadata": {"name": "x"}}) == Decoded(None, None)

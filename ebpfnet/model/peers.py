@@ -1,0 +1,86 @@
+"""Pods of other nodes, as policies see them: addresses by namespace and labels.
+
+A policy can't tell pods apart that share both, so these are one group: a cluster of 150,000 pods has some ten thousand.
+A pod costs its name and its packed addresses, in plain strings and bytes that the garbage collector never looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ebpfnet.model.facts import IPAddress, Peer, Pod, Ref
+from ebpfnet.model.labels import Labels
+
+ADDRESS = 16
+V4_PREFIX = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 2.5.5.2
+
+
+def pack(address: IPAddress) -> bytes:
+    """Return an address as 16 bytes, IPv4 mapped."""
+    return address.packed if address.version == 6 else V4_PREFIX + address.packed
+
+
+def as_peer(pod: Pod) -> Peer:
+    """Return what policies see of a pod that is known in full."""
+    return Peer(pod.ref, pod.labels, b"" if pod.host_network else b"".join(map(pack, pod.addresses)))
+
+
+class Group:
+    """Pods of one namespace with the same labels: their addresses, by pod."""
+
+    __slots__ = ("addresses", "labels", "namespace")
+
+    def __init__(self, namespace: str, labels: Labels) -> None:
+        self.namespace = namespace
+        self.labels = labels
+        self.addresses: dict[str, bytes] = {}
+
+
+class Peers:
+    """All groups. Pods are told apart by kind, namespace and name; one without an address is not kept."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, Labels], Group] = {}
+        self._homes: dict[str, Group] = {}
+
+    @property
+    def groups(self) -> Mapping[tuple[str, Labels], Group]:
+        """The groups that have pods, by namespace and labels."""
+        return self._groups
+
+    def __len__(self) -> int:
+        """How many pods are kept."""
+        return len(self._homes)
+
+    def set(self, peer: Peer) -> bool:
+        """Take a pod in; returns whether anything changed."""
+        if not peer.addresses:
+            return self.drop(peer.ref)
+        key, kind = str(peer.ref), (peer.ref.namespace, peer.labels)
+        home = self._homes.get(key)
+        if home is not None:
+            if home.labels == peer.labels:
+                changed = home.addresses[key] != peer.addresses
+                home.addresses[key] = peer.addresses
+                return changed
+            self._leave(key, home)
+        group = self._groups.get(kind)
+        if group is None:
+            group = self._groups[kind] = Group(*kind)
+        group.addresses[key] = peer.addresses
+        self._homes[key] = group
+        return True
+
+    def drop(self, ref: Ref) -> bool:
+        """Take a pod out; returns whether it was there."""
+        key = str(ref)
+        home = self._homes.pop(key, None)
+        if home is None:
+            return False
+        self._leave(key, home)
+        return True
+
+    def _leave(self, key: str, home: Group) -> None:
+        del home.addresses[key]
+        if not home.addresses:
+            del self._groups[home.namespace, home.labels]
