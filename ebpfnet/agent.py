@@ -176,12 +176,12 @@ class Agent:
         config = self.config
         if config.manifests is None:
             from ebpfnet.watch.kube import connection, sender
-            from ebpfnet.watch.kube.source import KubeSource, resources
+            from ebpfnet.watch.kube.source import KubeSource, peer_resources, resources
 
             api = connection.Api(lambda: connection.load(config.kubeconfig), config.api_server_urls)
-            followed = resources(config.node_name, config.service_proxy_name)
-            self._sender = sender.Sender(api, followed)
-            return KubeSource(api, config.node_name, followed)
+            followed, peers = resources(config.node_name, config.service_proxy_name), peer_resources(config.node_name)
+            self._sender = sender.Sender(api, [*followed, *peers])
+            return KubeSource(api, config.node_name, followed, peers)
         if not config.manifests.is_dir():
             raise NotRunning(f"{config.manifests}: no such folder of manifests")
         return ManifestSource(config.manifests)
@@ -208,6 +208,7 @@ class Agent:
             self._last_change = time.time()
             late = self._reconciler.late
             node = self._reconciler.cluster.nodes.get(self._node)
+            self._source.want_peers(wanted=self._reconciler.cluster.needs_peers())
             self._log_problems()
         self._telemetry.health.node_eligible(node is None or not node.leaving)
         self._telemetry.applied(changes, began, read_at, late=late)

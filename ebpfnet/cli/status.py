@@ -70,7 +70,7 @@ def _lines(answer: dict[str, Any]) -> list[str]:
         served = sum(1 for each in answer["interfaces"] if each["programs"])
         lines.append(f"  interfaces: {served} of pods, uplink {', '.join(answer['uplink'])}")
         for watch in answer["watch"]:
-            if watch["state"] not in {"watching", "absent"}:
+            if watch["state"] not in {"watching", "absent", "not needed"}:
                 lines.append(f"  watch: {watch['resource']} is {watch['state']}")
     tables = answer["tables"]
     if "error" not in tables:

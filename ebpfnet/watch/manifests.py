@@ -287,6 +287,9 @@ class ManifestSource:
         else:
             self._unknown.discard(path)
 
+    def want_peers(self, *, wanted: bool) -> None:
+        """Everything in the folder is told anyway."""
+
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         """Deliver the folder, ``Synced``, and every change until ``stop`` is set."""
         changes = self._settled(stop, FIRST_PATIENCE_S)

@@ -52,5 +52,11 @@ class Source(Protocol):
     def stats(self) -> Sequence[Stats]:
         """What is followed, and how that goes."""
 
+    def want_peers(self, *, wanted: bool) -> None:
+        """Say whether other nodes' pods and the namespaces are needed: a source may leave them out while they are not.
+
+        One that does says ``PeersKnown``. To be called at any time, by ``deliver`` too: it only takes a note.
+        """
+
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         """Deliver changes until ``stop`` is set: of one object in order, maybe from several threads."""

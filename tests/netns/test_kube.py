@@ -126,7 +126,9 @@ def test_what_is_asked_is_what_rbac_allows(kube: Kube, wait: Wait):
     broken = kube.store.get("Service", "default", "near") or {}
     broken["spec"]["ports"][0]["port"] = 70000
     kube.put(broken)
-    wait(lambda: kube.store.objects("Event"), SECONDS)
+    kube.put(policy := _policy({"podSelector": {}}))
+    wait(lambda: kube.store.objects("Event") and all(_peers(kube, node) == "watching" for node in NODES), SECONDS)
+    kube.store.delete("NetworkPolicy", "default", policy["metadata"]["name"])
     seen = {(verb, group, resource) for each in kube.servers.values() for verb, group, resource, _ in each.log.seen()}
     role = next(
         each for each in yaml.safe_load_all((ROOT / "deploy/rbac.yaml").read_text()) if each["kind"] == "ClusterRole"
@@ -142,6 +144,30 @@ def test_what_is_asked_is_what_rbac_allows(kube: Kube, wait: Wait):
     # A streaming list is a watch: list is asked for where the server has none. A patch follows when an Event repeats.
     unasked = {each for each in allowed - seen if each[0] != "list"}
     assert unasked <= {("patch", "events.k8s.io", "events"), *(each for each in allowed if each[0] == "get")}
+
+
+def test_other_nodes_pods_are_followed_when_a_policy_means_some(kube: Kube, wait: Wait):
+    """The tables hold the same with them and without."""
+    kube.put(_policy({"ipBlock": {"cidr": "10.0.0.0/8"}}))
+    wait(lambda: all(_problem(kube, node, "not enforced yet") for node in NODES), SECONDS)
+    assert {_peers(kube, node) for node in NODES} == {"not needed"}
+    before = {node: kube.have(node) for node in NODES}
+    kube.put(_policy({"podSelector": {}}))
+    wait(lambda: all(_peers(kube, node) == "watching" for node in NODES), SECONDS)
+    assert {node: kube.have(node) for node in NODES} == before
+    assert kube.equal()
+
+
+def _policy(peer: dict[str, Any]) -> dict[str, Any]:
+    """Return a policy that selects every pod."""
+    meta = {"name": "some", "namespace": "default"}
+    spec = {"podSelector": {}, "ingress": [{"from": [peer]}]}
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta, "spec": spec}
+
+
+def _peers(kube: Kube, node: str) -> str:
+    status = kube.lab.agent_status(node) or {}
+    return next((each["state"] for each in status.get("watch", []) if each["resource"] == "peers"), "")
 
 
 def test_a_refused_object_becomes_an_event_and_a_metric(kube: Kube, wait: Wait):

@@ -8,6 +8,7 @@ gone is noticed (TCP keep-alive and a time-out for reading).
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import socket
@@ -115,6 +116,12 @@ class Api:
         """The server that is asked now."""
         return self._urls[0]
 
+    def twin(self) -> Api:
+        """Return one that asks the same servers in the same way, and is closed apart."""
+        other = copy.copy(self)
+        other._lock, other._live, other._closed = threading.Lock(), set(), False  # noqa: SLF001  # one of us
+        return other
+
     def renew(self) -> None:
         """Load the configuration again; with one that can't be loaded the old one stays."""
         try:
@@ -156,13 +163,17 @@ class Api:
         response.release_conn()
 
     def close(self) -> None:
-        """End every open request, now and from now on."""
+        """End every open request, now and from now on (until ``reopen``)."""
         self._closed = True
         with self._lock:
             live = list(self._live)
         for response in live:
             with contextlib.suppress(ValueError, RuntimeError, OSError):
                 response.shutdown()
+
+    def reopen(self) -> None:
+        """Let requests live again."""
+        self._closed = False
 
     def _send(
         self, method: str, path: str, query: Query, read_s: float, body: bytes | None

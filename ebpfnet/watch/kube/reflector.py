@@ -38,6 +38,7 @@ FIRST_S, MAX_S = 0.2, 30.0
 IDLE_S = 90.0  # bookmarks come about once a minute; a connection that is silent for longer may be half open
 ABSENT_S = 60.0
 WATCH_S = (300, 600)
+SOME = 16  # changes of a later list that are told together: an event of another resource waits for them
 EVENTS = 256  # so many events of a burst are taken together at most
 BEHIND = 65536  # bytes that wait in the socket: more than an event, so reading on does not block
 STREAM_TRIES = 2
@@ -45,18 +46,22 @@ TOMBSTONES = 1024
 
 
 class Resource(NamedTuple):
-    """What is followed: ``kind``, where the API serves it, and which of it. ``optional``: a CRD that may be absent."""
+    """What is followed: ``kind``, where the API serves it, and which of it. ``optional``: a CRD that may be absent.
+
+    ``name`` is what it is called where the resource's own name would mean two.
+    """
 
     kind: Kind
     path: str
     fields: str = ""
     labels: str = ""
     optional: bool = False
+    name: str = ""
 
     @property
     def plural(self) -> str:
-        """The resource's name in the API."""
-        return self.path.rpartition("/")[2]
+        """The resource's name in the API, or what it is called here."""
+        return self.name or self.path.rpartition("/")[2]
 
 
 class _Gone(Exception):
@@ -64,7 +69,10 @@ class _Gone(Exception):
 
 
 class Reflector:
-    """One resource. ``deliver`` gets changes in order, and ``listed`` is called once, after the first whole list."""
+    """One resource. ``deliver`` gets changes in order, and ``listed`` is called after the first whole list.
+
+    That is once, or once more after each ``forget``.
+    """
 
     def __init__(
         self,
@@ -78,7 +86,8 @@ class Reflector:
         self.stats = Stats(resource.plural)
         self._api = api
         self._deliver = deliver
-        self._listed: Callable[[], None] | None = listed
+        self._listed = listed
+        self._whole = False
         self._idle_s = idle_s
         self._known: dict[str, int] = {}
         self._tombstones: dict[str, int] = {}
@@ -89,6 +98,7 @@ class Reflector:
 
     def run(self, stop: threading.Event) -> None:
         """Follow until ``stop`` is set (and ``Api.close`` was called)."""
+        self.stats.state = "starting"
         while not stop.is_set():
             try:
                 if self._version is None:
@@ -103,6 +113,13 @@ class Reflector:
                     stop.wait(self._after(error))
             else:
                 self._failed_in_a_row = 0
+
+    def forget(self) -> None:
+        """Take back everything that was told; the next ``run`` begins anew. Not while one is running."""
+        self._drop_all_but(set())
+        self._known, self._version, self._whole, self._failed_in_a_row = {}, None, False, 0
+        self._tombstones.clear()
+        self._answered("not needed")
 
     # What goes wrong
 
@@ -210,23 +227,23 @@ class Reflector:
                 yield key, raw
 
     def _batches(self, items: Iterable[tuple[str, msgspec.Raw]]) -> Iterator[list[Change]]:
-        """Decode a few at a time: while these are written, an event of another resource waits."""
+        """Decode a few at a time."""
         each = iter(items)
-        while some := list(islice(each, 16 if self._listed is None else PAGE)):
+        while some := list(islice(each, SOME if self._whole else PAGE)):
             yield [change for key, raw in some for change in self._upsert(key, raw)]
 
     def _replace(self, seen: set[str]) -> None:
         """End a list: what is known and was not in it is gone."""
-        gone = [key for key in self._known if key not in seen]
-        changes: list[Change] = []
-        for key in gone:
-            changes += self._remove(key, -1)
-        if changes:
-            self._deliver(changes)
-        self.stats.objects = len(self._known)
-        if self._listed is not None:
+        self._drop_all_but(seen)
+        if not self._whole:
+            self._whole = True
             self._listed()
-            self._listed = None
+
+    def _drop_all_but(self, seen: set[str]) -> None:
+        gone = iter([key for key in self._known if key not in seen])
+        while some := list(islice(gone, SOME)):
+            self._deliver([change for key in some for change in self._remove(key, -1)])
+        self.stats.objects = len(self._known)
 
     # Watches
 

@@ -1,4 +1,7 @@
-"""The API server as a source: a thread for each resource, and one ``Synced`` when all have their first list."""
+"""The API server as a source: a thread for each resource, and one ``Synced`` when all have their first list.
+
+Other nodes' pods are followed apart, on demand (``peers.py``), and ``Synced`` does not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ from collections.abc import Sequence
 
 from ebpfnet.model.facts import Accepted, Change, Delete, Kind, Problem, Ref, Refused, Synced, Upsert
 from ebpfnet.watch.kube.connection import Api
-from ebpfnet.watch.kube.reflector import IDLE_S, Reflector, Resource
+from ebpfnet.watch.kube.group import Group
+from ebpfnet.watch.kube.peers import PeerWatch
+from ebpfnet.watch.kube.reflector import IDLE_S, Resource
 from ebpfnet.watch.source import HIDES, Deliver, Stats
 
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+END_S = 2.0
 HEADLESS = "service.kubernetes.io/headless"
 
 
@@ -29,59 +35,73 @@ def resources(node: str, proxy_name: str = "") -> list[Resource]:
     ]
 
 
+def peer_resources(node: str) -> list[Resource]:
+    """Return what is followed only while a policy of a pod of this node needs it."""
+    return [
+        Resource(Kind.PEER, "/api/v1/pods", fields=f"spec.nodeName!={node}", name="peers"),
+        Resource(Kind.NAMESPACE, "/api/v1/namespaces"),
+    ]
+
+
 class KubeSource:
     """Follows an API server. Changes of one resource come in order, from a thread of that resource's own."""
 
-    def __init__(self, api: Api, node: str, followed: Sequence[Resource], idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self,
+        api: Api,
+        node: str,
+        followed: Sequence[Resource],
+        peers: Sequence[Resource] = (),
+        *,
+        idle_s: float = IDLE_S,
+    ) -> None:
         self._api = api
         self._node = Ref(Kind.NODE, "", node)
         self._node_known = all(each.kind != Kind.NODE for each in followed)
         self._lock = threading.Lock()
-        self._waiting = len(followed)
+        self._listing = True  # the first lists
         self._unknown: set[Ref] = set()  # refused in the first lists: what the tables hold of these is not known
         self._incomplete = False  # whether that was told
         self._deliver: Deliver
-        self._reflectors = [Reflector(each, api, self._pass_on, self._listed, idle_s) for each in followed]
+        self._stop = threading.Event()
+        self._failures: list[BaseException] = []
+        self._group = Group(api, followed, self._pass_on, self._listed, self._failed, idle_s)
+        self._peers = PeerWatch(api, peers, self._pass_on, self._failed, idle_s)
 
     @property
     def stats(self) -> list[Stats]:
         """What became of each resource so far."""
-        return [reflector.stats for reflector in self._reflectors]
+        return self._group.stats + self._peers.stats
+
+    def want_peers(self, *, wanted: bool) -> None:
+        """Say whether other nodes' pods and the namespaces are needed; only takes a note."""
+        self._peers.want(wanted=wanted)
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         """Deliver everything, ``Synced``, and every change until ``stop`` is set.
 
         ``deliver`` is called from several threads, never from two for one resource. Raises what ended one of them.
         """
-        self._deliver = deliver
-        failures: list[BaseException] = []
-
-        def follow(reflector: Reflector) -> None:
-            try:
-                reflector.run(stop)
-            except BaseException as error:  # passed on by the thread that waits
-                failures.append(error)
-                stop.set()
-
-        threads = [
-            threading.Thread(target=follow, args=(each,), name=f"watch {each.resource.plural}", daemon=True)
-            for each in self._reflectors
-        ]
-        for thread in threads:
-            thread.start()
+        self._deliver, self._stop = deliver, stop
+        self._peers.start()
+        self._group.start()
         stop.wait()
         self._api.close()
-        for thread in threads:
-            thread.join(timeout=2)
-        if failures:
-            raise failures[0]
+        self._group.end(END_S)
+        self._peers.end(END_S)
+        if self._failures:
+            raise self._failures[0]
+
+    def _failed(self, error: BaseException) -> None:
+        self._failures.append(error)
+        self._stop.set()
 
     def _pass_on(self, changes: list[Change], read_at: float = 0.0) -> None:
         if not self._node_known and any(isinstance(each, Upsert) and each.fact.ref == self._node for each in changes):
             self._node_known = True
             changes = [*changes, Accepted(self._node)]
         self._deliver(changes, read_at)
-        if self._waiting or self._incomplete:
+        if self._listing or self._incomplete:
             self._note_unknown(changes)
 
     def _note_unknown(self, changes: list[Change]) -> None:
@@ -89,7 +109,7 @@ class KubeSource:
         with self._lock:
             for change in changes:
                 match change:
-                    case Refused(problem, partial=False) if self._waiting and problem.ref.kind in HIDES:
+                    case Refused(problem, partial=False) if self._listing and problem.ref.kind in HIDES:
                         self._unknown.add(problem.ref)
                     case Upsert(fact):
                         self._unknown.discard(fact.ref)
@@ -102,13 +122,12 @@ class KubeSource:
 
     def _listed(self) -> None:
         with self._lock:
-            self._waiting -= 1
-            whole = self._waiting == 0
+            self._listing = False
             complete = not self._unknown
-            self._incomplete = whole and not complete
-        if whole:
-            changes: list[Change] = []
-            if not self._node_known:
-                text = "no such node in the cluster; what does --node-name say, and what `kubectl get nodes`?"
-                changes.append(Refused(Problem(self._node, "metadata.name", text)))
-            self._deliver([*changes, Synced(complete=complete)])
+            self._incomplete = not complete
+        changes: list[Change] = []
+        if not self._node_known:
+            text = "no such node in the cluster; what does --node-name say, and what `kubectl get nodes`?"
+            changes.append(Refused(Problem(self._node, "metadata.name", text)))
+        self._deliver([*changes, Synced(complete=complete)])
+        self._peers.begin()

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ebpfnet.model.facts import Accepted, Change, Delete, Fact, Problem, Ref, Refused, Synced, Upsert
+from ebpfnet.model.facts import Accepted, Change, Delete, Fact, PeersKnown, Problem, Ref, Refused, Synced, Upsert
 from ebpfnet.watch.kube import connection, reflector
-from ebpfnet.watch.kube.source import KubeSource, resources
+from ebpfnet.watch.kube.source import KubeSource, peer_resources, resources
 from tests.apiserver.server import ApiServer
 from tests.apiserver.tls import write_kubeconfig
 
@@ -31,11 +31,13 @@ class Followed:
         self.upserts: list[Ref] = []
         self.deletes: list[Ref] = []
         self.batches: list[int] = []
+        self.all: list[Change] = []
         self._changed = threading.Condition()
 
     def take(self, changes: list[Change], read_at: float = 0.0) -> None:
         with self._changed:
             self.batches.append(len(changes))
+            self.all += changes
             for change in changes:
                 self._one(change)
             self._changed.notify_all()
@@ -61,6 +63,10 @@ class Followed:
         with self._changed:
             if not self._changed.wait_for(lambda: condition(self), seconds):
                 raise TimeoutError(f"not within {seconds} s: {self.facts.keys()} {self.problems} {self.source.stats}")
+
+    def known(self) -> list[bool]:
+        """Return what was said of other nodes' pods, in order."""
+        return [change.known for change in self.all if isinstance(change, PeersKnown)]
 
     def names(self) -> set[str]:
         return {ref.name for ref in self.facts}
@@ -96,7 +102,7 @@ def follow(server: ApiServer, tmp_path: Path) -> Follow:
             write_kubeconfig(config, server.url)
         api = connection.Api(lambda: connection.load(config), urls)
         chosen = more.get("resources") or [each for each in resources(NODE) if not plurals or each.plural in plurals]
-        source = KubeSource(api, NODE, chosen, idle_s)
+        source = KubeSource(api, NODE, chosen, () if plurals else peer_resources(NODE), idle_s=idle_s)
         told = Followed(source)
         stop = threading.Event()
         failed: list[BaseException] = []

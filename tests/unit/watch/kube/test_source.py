@@ -296,9 +296,9 @@ def test_a_bookmark_moves_the_watch_on(server: ApiServer, follow: Follow):
         server.log.wait(watching("services"))
         server.store.put(pod("elsewhere"))  # the version grows, the watch has no event
         version = server.store.version
-        reached = [each for each in told.source._reflectors if each._version == str(version)]
+        reached = [each for each in told.source._group.reflectors if each._version == str(version)]
         while not reached:
-            reached = [each for each in told.source._reflectors if each._version == str(version)]
+            reached = [each for each in told.source._group.reflectors if each._version == str(version)]
         server.store.compact()
         server.drop_watches()
         server.store.put(service("web"))
