@@ -103,6 +103,17 @@ def decode_bytes(kind: Kind, text: bytes | msgspec.Raw) -> Decoded:
         return _convert(kind, loose if isinstance(loose, dict) else {})
 
 
+def decode_read(kind: Kind, item: Any) -> Decoded:
+    """Decode one object of a kind in ``BRIEF`` that was read already."""
+    meta = item.metadata
+    ref = Ref(kind, meta.namespace, meta.name)
+    try:
+        found: Decoded = _READERS[kind][1](ref, item)
+    except BadField as error:
+        return Decoded(ref, None, (Problem(ref, error.field, error.reason),))
+    return found
+
+
 def _other_kind(item: Mapping[str, Any], kind: str) -> Decoded:
     """Pass over a kind that is none of our business, but not one that is nearly ours."""
     known = None
@@ -147,7 +158,7 @@ def _is_name(text: str) -> bool:
     return whole and text[0] not in "-." and text[-1] not in "-."
 
 
-def _labels(meta: schema.Meta) -> Labels:
+def _labels(meta: schema.Meta | schema.PeerMeta) -> Labels:
     return tuple(sorted((meta.labels or {}).items()))
 
 
@@ -375,6 +386,8 @@ _DECODERS: dict[str, tuple[type, Callable[[Ref, Any], Decoded]]] = {
     Kind.ENDPOINT_SLICE: (schema.EndpointSliceObject, _slice),
     Kind.NETWORK_POLICY: (schema.NetworkPolicyObject, _policy),
 }
+BRIEF: dict[str, type] = {Kind.PEER: schema.PeerObject}
+"""Kinds of which so little is read that it is best read with the event around it; their metadata names a version."""
 _PEER = (schema.PeerObject, _peer)  # asked for, never named: to the API it is a Pod
 _READERS: dict[str, tuple[Callable[[bytes | msgspec.Raw], Any], Callable[[Ref, Any], Decoded]]] = {
     kind: (msgspec.json.Decoder(struct).decode, convert)

@@ -137,10 +137,19 @@ class PeerSpec(Struct):
     host_network: Flag = None
 
 
+class PeerMeta(Struct):
+    """``ObjectMeta`` of a pod, with what tells its version."""
+
+    name: str = ""
+    namespace: str = ""
+    resource_version: str = ""
+    labels: dict[str, str] | None = None
+
+
 class PeerObject(Struct):
     """``v1 Pod``, as far as policies see one."""
 
-    metadata: Meta
+    metadata: PeerMeta
     spec: PeerSpec | None = None
     status: PodStatus | None = None
 

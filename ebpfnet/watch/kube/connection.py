@@ -7,11 +7,14 @@ gone is noticed (TCP keep-alive and a time-out for reading).
 
 from __future__ import annotations
 
+import array
 import contextlib
 import copy
+import fcntl
 import logging
 import os
 import socket
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -225,6 +228,24 @@ class Api:
             if url in self._urls:
                 start = self._urls.index(url)
                 self._urls = self._urls[start:] + self._urls[:start]
+
+
+def waiting(response: urllib3.BaseHTTPResponse) -> Callable[[], int]:
+    """Return what tells how many bytes of a response wait in its socket; 0 when nobody knows."""
+    found = array.array("i", [0])
+    try:
+        descriptor = response.fileno()
+    except (OSError, ValueError):
+        return lambda: 0
+
+    def ask() -> int:
+        try:
+            fcntl.ioctl(descriptor, termios.FIONREAD, found)
+        except OSError:
+            return 0
+        return found[0]
+
+    return ask
 
 
 def _words(error: BaseException) -> str:

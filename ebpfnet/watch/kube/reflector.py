@@ -10,11 +10,8 @@ The protocol: kubernetes.io "API Concepts" (efficient detection of changes, stre
 
 from __future__ import annotations
 
-import array
-import fcntl
 import logging
 import random
-import termios
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,12 +20,11 @@ from itertools import islice
 from typing import NamedTuple
 
 import msgspec
-import urllib3
 
 from ebpfnet.model.facts import Accepted, Change, Delete, Kind, Problem, Ref, Refused, Upsert
-from ebpfnet.watch.decode import decode_bytes, ref_of
+from ebpfnet.watch.decode import BRIEF, decode_bytes, decode_read, ref_of
 from ebpfnet.watch.kube import wire
-from ebpfnet.watch.kube.connection import Api, Query, RequestFailed
+from ebpfnet.watch.kube.connection import Api, Query, RequestFailed, waiting
 from ebpfnet.watch.source import Deliver, Stats
 
 log = logging.getLogger(__name__)
@@ -43,6 +39,9 @@ EVENTS = 256  # so many events of a burst are taken together at most
 BEHIND = 65536  # bytes that wait in the socket: more than an event, so reading on does not block
 STREAM_TRIES = 2
 TOMBSTONES = 1024
+
+
+Last = dict[str, tuple[str, wire.Item]]
 
 
 class Resource(NamedTuple):
@@ -89,6 +88,7 @@ class Reflector:
         self._listed = listed
         self._whole = False
         self._idle_s = idle_s
+        self._reader = wire.Reader(BRIEF.get(resource.kind))
         self._known: dict[str, int] = {}
         self._tombstones: dict[str, int] = {}
         self._troubled: dict[Ref, tuple[Problem, ...]] = {}
@@ -214,23 +214,24 @@ class Reflector:
         except msgspec.MsgspecError as error:
             raise RequestFailed(f"{self._api.url}{self.resource.path}: a list that can't be read: {error}") from error
 
-    def _differing(self, items: Iterable[msgspec.Raw], seen: set[str]) -> Iterator[tuple[str, msgspec.Raw]]:
+    def _differing(self, items: Iterable[msgspec.Raw], seen: set[str]) -> Iterator[tuple[str, wire.Item]]:
         """Yield the objects of a list that are not known in this very version; all are noted in ``seen``."""
         for raw in items:
             try:
-                key, version = wire.identity(raw)
+                item = self._reader.item(raw)
+                key, version = wire.identity(item)
             except msgspec.MsgspecError as error:
                 raise RequestFailed(f"{self.resource.plural}: an object that can't be read: {error}") from error
             seen.add(key)
             if version < 0 or self._known.get(key) != version:
                 self._known[key] = version
-                yield key, raw
+                yield key, item
 
-    def _batches(self, items: Iterable[tuple[str, msgspec.Raw]]) -> Iterator[list[Change]]:
+    def _batches(self, items: Iterable[tuple[str, wire.Item]]) -> Iterator[list[Change]]:
         """Decode a few at a time."""
         each = iter(items)
         while some := list(islice(each, SOME if self._whole else PAGE)):
-            yield [change for key, raw in some for change in self._upsert(key, raw)]
+            yield [change for key, item in some for change in self._upsert(key, item)]
 
     def _replace(self, seen: set[str]) -> None:
         """End a list: what is known and was not in it is gone."""
@@ -253,10 +254,10 @@ class Reflector:
         reading = _Reading(seen)
         with self._api.get(self.resource.path, query, self._idle_s) as response:
             self._answered("listing" if seen is not None else "watching")
-            lines, batch = wire.Lines(), list[bytes]()
+            lines, batch, more = wire.Lines(), list[bytes](), waiting(response)
             for data in response.stream(65536, decode_content=True):
                 batch += lines.feed(data)
-                if batch and (len(batch) >= EVENTS or not _is_behind(response)):
+                if batch and (len(batch) >= EVENTS or more() < (BEHIND if self._whole else 1)):
                     self._take(batch, reading)
                     batch = []
             self._take(batch, reading)
@@ -266,12 +267,12 @@ class Reflector:
     def _take(self, lines: list[bytes], reading: _Reading) -> None:
         """Take events in: of several about one object the last counts."""
         reading.at = time.perf_counter() if reading.seen is None else 0.0
-        last: dict[str, tuple[str, msgspec.Raw]] = {}
+        last: Last = {}
         for line in lines:
             try:
-                event = wire.read_event(line)
-                if event.type in {"ADDED", "MODIFIED", "DELETED"}:
-                    self._note(event, reading, last)
+                event = self._reader.event(line)
+                if event.type in wire.CHANGED:
+                    self._note(event.type, event.object, reading, last)
                 elif event.type == "BOOKMARK":
                     self._bookmark(event.object, reading, last)
                 else:
@@ -283,10 +284,10 @@ class Reflector:
                 raise RequestFailed(text) from error
         self._pass_on(last, reading)
 
-    def _note(self, event: wire.Event, reading: _Reading, last: dict[str, tuple[str, msgspec.Raw]]) -> None:
-        key, version = wire.identity(event.object)
+    def _note(self, type_: str, item: wire.Item, reading: _Reading, last: Last) -> None:
+        key, version = wire.identity(item)
         self.stats.events += 1
-        deleted = event.type == "DELETED"
+        deleted = type_ == "DELETED"
         if reading.seen is not None:
             reading.seen.add(key)
             if version >= 0 and self._known.get(key) == version:
@@ -299,11 +300,11 @@ class Reflector:
                 return
             reading.version = max(reading.version, version)
         last.pop(key, None)
-        last[key] = (event.type, event.object)
+        last[key] = (type_, item)
         if not deleted:
             self._known[key] = version
 
-    def _bookmark(self, raw: msgspec.Raw, reading: _Reading, last: dict[str, tuple[str, msgspec.Raw]]) -> None:
+    def _bookmark(self, raw: msgspec.Raw, reading: _Reading, last: Last) -> None:
         meta = wire.read_bookmark(raw).metadata
         self._pass_on(last, reading)
         if reading.seen is not None:
@@ -315,12 +316,12 @@ class Reflector:
         self._version = meta.resource_version
         reading.version = max(reading.version, wire.number(meta.resource_version))
 
-    def _pass_on(self, last: dict[str, tuple[str, msgspec.Raw]], reading: _Reading) -> None:
+    def _pass_on(self, last: Last, reading: _Reading) -> None:
         """Deliver, and only then move on the version that a new watch would begin with."""
         self.stats.heard_at = time.time()
         changes: list[Change] = []
-        for key, (type_, raw) in last.items():
-            changes += self._remove(key, wire.identity(raw)[1]) if type_ == "DELETED" else self._upsert(key, raw)
+        for key, (type_, item) in last.items():
+            changes += self._remove(key, wire.identity(item)[1]) if type_ == "DELETED" else self._upsert(key, item)
         last.clear()
         if changes:
             self._deliver(changes, reading.at)
@@ -328,7 +329,7 @@ class Reflector:
         if reading.seen is None and reading.version > wire.number(self._version or ""):
             self._version = str(reading.version)
 
-    def _error(self, event: wire.Event) -> None:
+    def _error(self, event: wire.Event[msgspec.Raw]) -> None:
         """An ERROR, or a type that we do not know."""
         status = wire.read_status(event.object)
         if event.type != "ERROR" or status is None:
@@ -344,8 +345,9 @@ class Reflector:
         namespace, _, name = key.partition("/")
         return ref_of(self.resource.kind, namespace, name)
 
-    def _upsert(self, key: str, raw: msgspec.Raw) -> list[Change]:
-        decoded = decode_bytes(self.resource.kind, raw)
+    def _upsert(self, key: str, item: wire.Item) -> list[Change]:
+        kind = self.resource.kind
+        decoded = decode_bytes(kind, item) if isinstance(item, msgspec.Raw) else decode_read(kind, item)
         changes: list[Change] = []
         if decoded.ref is None:  # nothing for us, or not any more
             self._troubled.pop(self._ref_of(key), None)
@@ -379,13 +381,3 @@ class _Reading:
     seen: set[str] | None
     version: int = -1
     at: float = 0.0
-
-
-def _is_behind(response: urllib3.BaseHTTPResponse) -> bool:
-    """Tell whether so much waits in the socket that several events can be read without waiting."""
-    waiting = array.array("i", [0])
-    try:
-        fcntl.ioctl(response.fileno(), termios.FIONREAD, waiting)
-    except (OSError, ValueError):
-        return False
-    return waiting[0] >= BEHIND

@@ -1,11 +1,15 @@
 """The envelopes of the API: pages of a list, events of a watch, and the Status of an error.
 
-An object stays bytes (``msgspec.Raw``) until its kind's decoder reads the few fields that are used. An event's ``type``
-is read before its object: the object of an ERROR has no name, that of a BOOKMARK has null for its lists.
+An object stays bytes (``msgspec.Raw``) until its kind's decoder reads the few fields that are used; a ``Reader`` of a
+kind's own struct reads these in the same pass. Objects of other events are read after their type: that of an ERROR has
+no name, that of a BOOKMARK has null for its lists.
 Source: k8s.io/apimachinery, ``meta/v1`` ``ListMeta``, ``WatchEvent``, ``Status``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -30,11 +34,14 @@ class Page(_Struct):
     items: list[msgspec.Raw] | None = None
 
 
-class Event(_Struct):
+T = TypeVar("T")
+
+
+class Event(_Struct, Generic[T]):
     """``WatchEvent``."""
 
     type: str
-    object: msgspec.Raw
+    object: T
 
 
 class StatusDetails(_Struct):
@@ -78,8 +85,18 @@ class _Identity(_Struct):
     metadata: _Brief
 
 
+class Named(Protocol):
+    """An object that is read already."""
+
+    metadata: Any
+
+
+Item = msgspec.Raw | Named
+CHANGED = frozenset({"ADDED", "MODIFIED", "DELETED"})
+
+
 read_page = msgspec.json.Decoder(Page).decode
-read_event = msgspec.json.Decoder(Event).decode
+_read_event = msgspec.json.Decoder(Event[msgspec.Raw]).decode
 read_bookmark = msgspec.json.Decoder(Bookmark).decode
 _read_identity = msgspec.json.Decoder(_Identity).decode
 _read_status = msgspec.json.Decoder(Status).decode
@@ -94,12 +111,42 @@ def read_status(text: bytes | msgspec.Raw) -> Status | None:
     return status if status.kind == "Status" else None
 
 
-def identity(raw: bytes | msgspec.Raw) -> tuple[str, int]:
+class Reader:
+    """Reads events and the items of lists. With ``struct`` an object is one where it fits; else it stays bytes."""
+
+    def __init__(self, struct: type | None = None) -> None:
+        self._event = msgspec.json.Decoder(Event[struct]).decode if struct else None  # type: ignore[valid-type]
+        self._item: Callable[[msgspec.Raw], Any] | None = msgspec.json.Decoder(struct).decode if struct else None
+
+    def event(self, line: bytes) -> Event[Any]:
+        """Return an event; the object of one that tells no change is bytes. Raises ``msgspec.MsgspecError``."""
+        if self._event is not None:
+            try:
+                event: Event[Any] = self._event(line)
+            except msgspec.ValidationError:
+                pass
+            else:
+                if event.type in CHANGED:
+                    return event
+        return _read_event(line)
+
+    def item(self, raw: msgspec.Raw) -> Item:
+        """Return an item of a list. Raises ``msgspec.MsgspecError``."""
+        if self._item is not None:
+            try:
+                item: Named = self._item(raw)
+            except msgspec.ValidationError:
+                return raw
+            return item
+        return raw
+
+
+def identity(item: Item) -> tuple[str, int]:
     """Return an object's ``NAMESPACE/NAME`` and the number of its version, -1 for one that is no number.
 
     Raises ``msgspec.MsgspecError`` for what is no object. Versions are compared as numbers (KEP-5504).
     """
-    meta = _read_identity(raw).metadata
+    meta = _read_identity(item).metadata if isinstance(item, msgspec.Raw) else item.metadata
     return f"{meta.namespace}/{meta.name}", number(meta.resource_version)
 
 
@@ -115,7 +162,9 @@ class Lines:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that are whole now, without their ends; empty lines are none."""
+        """Return the lines that are whole now, their ends maybe still there; empty lines are none."""
+        if not self._rest and data.find(b"\n") == len(data) - 1 > 0:
+            return [data]  # one line, as servers send them; its end is white space to JSON
         if b"\n" not in data:
             self._rest += data
             return []

@@ -173,6 +173,29 @@ def test_many_in_pieces(
         told.wait(lambda told: not any(isinstance(fact, Peer) for fact in told.facts.values()))
 
 
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("addresses", [[{"ip": "10.2.0.300"}], "many", [{"ip": 7}]])
+def test_a_pod_that_makes_no_sense_is_named_and_keeps_its_last_good_version(
+    server: ApiServer, follow: Follow, streaming: bool, addresses: object
+):
+    server.streaming = streaming
+    odd, bad = pod("odd", on="node-b"), pod("far", on="node-b", ip="10.2.0.1")
+    odd["status"]["podIPs"] = bad["status"]["podIPs"] = addresses
+    server.store.put(odd)
+    with follow() as told:
+        told.source.want_peers(wanted=True)
+        told.wait(lambda told: told.known() == [False, True])
+        assert "Peer default/odd: status.podIPs" in told.said()
+        assert FAR in told.facts
+        server.log.wait(lambda log: log.watches.get("pods") == 2)
+        server.store.put(bad)
+        told.wait(lambda told: "Peer default/far: status.podIPs" in told.said())
+        server.store.put(pod("far", on="node-b", ip="10.2.0.2"))
+        server.store.put(pod("odd", on="node-b"))
+        told.wait(lambda told: not told.problems)
+        assert told.facts[FAR].addresses[-4:] == bytes((10, 2, 0, 2))
+
+
 def _moved(told: Followed) -> Cluster:
     """Return the cluster that was told, all changes of one kind in their order and those of the other after them."""
     cluster = Cluster("node-a")
