@@ -162,6 +162,29 @@ def _restart(node: Namespace, kubeconfig: Path) -> list[Figure]:
         ]
 
 
+def _peers(node: Namespace, kubeconfig: Path) -> list[Figure]:
+    """Start with a policy that selects a pod of the node and has pods as peers: all pods are read, 900 MB of JSON."""
+    with _agent(node, kubeconfig) as agent:
+        elapsed = agent.wait(lambda status: _in_sync(status) and _followed(status) >= {"peers", "namespaces"})
+        now, peak = resident.memory_mb(agent.process.pid)
+    return [
+        at_most("kube: start to in sync with 150,000 pods that a local policy needs", elapsed, "s", 8),
+        at_most("kube: memory with them", now, "MB", 300),
+        Figure("kube: … at its peak then", peak, "MB"),
+    ]
+
+
+def _followed(status: dict[str, Any]) -> set[str]:
+    return {str(each["resource"]) for each in status["watch"] if each["state"] == "watching"}
+
+
+def _policy() -> dict[str, Any]:
+    """Return a policy for a pod of the node, whose peers are all pods there are."""
+    meta = {"name": "local", "namespace": "team-00"}
+    spec: dict[str, Any] = {"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": {}}]}]}
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta, "spec": spec}
+
+
 def _measure() -> list[Figure]:
     node = Namespace()
     node.call(["ip", "link", "add", "uplink0", "type", "veth", "peer", "name", "network0"])
@@ -178,6 +201,8 @@ def _measure() -> list[Figure]:
             now, peak = resident.memory_mb(agent.process.pid)
             figures += [Figure("kube: memory after churn", now, "MB"), Figure("kube: … at its peak", peak, "MB")]
         figures += _restart(node, kubeconfig)
+        post("put", **_policy())
+        figures += _peers(node, kubeconfig)
     return figures
 
 
