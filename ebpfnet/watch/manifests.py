@@ -161,8 +161,9 @@ class ManifestSource:
     object is refused that was never read well.
     """
 
-    def __init__(self, folder: Path, settle_s: float = SETTLE_S) -> None:
+    def __init__(self, folder: Path, settle_s: float = SETTLE_S, node: str = "") -> None:
         self.folder = folder
+        self._node = Ref(Kind.NODE, "", node) if node else None
         self.settle_s = settle_s
         self.unsettled = False
         self.complete = False
@@ -170,6 +171,7 @@ class ManifestSource:
         self._unknown: set[str] = set()
         self._restless: dict[str, tuple[float, int]] = {}
         self._hidden = False
+        self._looked = False
         self._took_s = 0.0
         self.stats = [Stats(str(folder))]
         self._stamps: dict[str, Stamp] = {}
@@ -199,9 +201,15 @@ class ManifestSource:
         changed = self._changed()
         for path in changed:
             self._reread(path)
-        if not changed and before == (self._failed, set(self._contents)) and here not in self._problems:
+        if (
+            self._looked
+            and not changed
+            and before == (self._failed, set(self._contents))
+            and here not in self._problems
+        ):
             self.complete = self._knows_all()
             return []
+        self._looked = True
         facts, problems = merge(self._contents)
         problems += self._failed
         grouped: dict[Ref, tuple[Problem, ...]] = {}
@@ -210,6 +218,9 @@ class ManifestSource:
         # An object that is refused where it stands keeps its last good version.
         kept = {ref: self._facts[ref] for ref in grouped if ref in self._facts and ref not in facts}
         facts |= kept
+        if self._node and self._node not in facts:
+            text = "no such node in the manifests; what does --node-name say?"
+            grouped.setdefault(self._node, (Problem(self._node, "metadata.name", text),))
         out: list[Change] = [Delete(ref) for ref in self._facts if ref not in facts]
         out += [Upsert(fact) for ref, fact in facts.items() if self._facts.get(ref) != fact]
         self._hidden = any(ref.kind in HIDES - {Kind.FILE} and ref not in facts for ref in grouped)

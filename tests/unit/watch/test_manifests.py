@@ -166,3 +166,14 @@ def test_changes_are_delivered_while_running(tmp_path: Path):
         stop.set()
         thread.join(timeout=10)
     assert not thread.is_alive()
+
+
+def test_a_node_that_is_in_no_manifest_is_named_until_it_is(tmp_path: Path):
+    source = ManifestSource(tmp_path, settle_s=0, node="b")
+    assert told(source.scan()) == ["!b"]
+    (tmp_path / "a.yaml").write_text(A)
+    assert told(source.scan()) == ["+a"]
+    (tmp_path / "b.yaml").write_text(B)
+    assert set(told(source.scan())) == {"+b", "ok b"}
+    (tmp_path / "b.yaml").unlink()
+    assert set(told(source.scan())) == {"-b", "!b"}
