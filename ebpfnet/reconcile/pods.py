@@ -8,9 +8,10 @@ from ebpfnet import abi
 from ebpfnet.compile.names import shown
 from ebpfnet.compile.pods import PodEntry, Wires, compile_pod, pod_id, pod_label, wire_of
 from ebpfnet.maps.table import Table
-from ebpfnet.model.facts import Pod, Problem
+from ebpfnet.model.facts import IPAddress, Pod, Problem, Ref
 from ebpfnet.reconcile.diff import diff
 
+Claims = Mapping[IPAddress, Collection[Ref]]
 NO_WIRE = bytes(10)
 WIRE = slice(0, len(NO_WIRE))  # of a value of ``pods``: interface and MAC
 
@@ -65,8 +66,23 @@ class PodTables:
         self.named = {pod_id(pod): shown(pod_label(pod)) for _, pod in ranked[:capacity]}
         return unknown | {entry.key: entry.value for entry, _ in ranked[:capacity]}
 
-    def settle(self, pods: Collection[Pod], wires: Wires, *, keep: bool = False) -> None:
-        """Write the differences; with ``keep`` entries of pods that nobody knows stay. Raises ``TableError``."""
+    def _name_claimed(self, pods: Iterable[Pod], want: Mapping[bytes, bytes], claims: Claims) -> None:
+        for pod in pods:
+            for index, address in enumerate(pod.addresses):
+                if address in claims and abi.pack_address(address) in want:
+                    owners = ", ".join(sorted(str(ref) for ref in claims[address]))
+                    text = f"{address} is a cluster IP of {owners}, too, whose ports lead to its endpoints"
+                    self.problems.append(Problem(pod.ref, f"status.podIPs[{index}].ip", text))
+
+    def holds(self, address: IPAddress) -> bool:
+        """Say whether an address is a pod's; no while that is not known, for then the pods are settled once more."""
+        return self._have is not None and abi.pack_address(address) in self._have
+
+    def settle(self, pods: Collection[Pod], wires: Wires, claims: Claims, *, keep: bool = False) -> None:
+        """Write the differences; with ``keep`` entries of pods that nobody knows stay. Raises ``TableError``.
+
+        ``claims`` are the cluster IPs: a pod with the address of one is reached by ports that no service has.
+        """
         have = dict(self._pods.items()) if self._have is None else self._have
         self.forget()  # unknown until all of it is written
         if keep:
@@ -74,6 +90,7 @@ class PodTables:
         else:
             self._unknown = {}
         want = self._want(pods, wires, have)
+        self._name_claimed(pods, want, claims)
         change = diff(have, want)
         past = {abi.Pod.unpack(have[key]).id for key in (*change.delete, *change.put) if key in have}
         for identity in {abi.Pod.unpack(value).id for value in change.put.values()}:

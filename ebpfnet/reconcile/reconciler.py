@@ -112,7 +112,7 @@ class Reconciler:
             case EndpointSlice():
                 self._feed(fact.ref, compile_slice(fact))
             case Service():
-                self._want(self.cluster.set_service(fact))
+                self._set_service(fact.ref, fact)
             case Pod():
                 if self.cluster.set_pod(fact):
                     self._dirty[PODS] = None
@@ -125,12 +125,20 @@ class Reconciler:
             case Kind.ENDPOINT_SLICE:
                 self._feed(ref, {})
             case Kind.SERVICE:
-                self._want(self.cluster.drop_service(ref))
+                self._set_service(ref, None)
             case Kind.POD:
                 if self.cluster.drop_pod(ref):
                     self._dirty[PODS] = None
             case _:
                 self.cluster.forget(ref)
+
+    def _set_service(self, ref: Ref, service: Service | None) -> None:
+        versions = (self.cluster.services.get(ref), service)
+        addresses = [address for each in versions if each for address in each.cluster_ips]
+        refs = self.cluster.set_service(service) if service else self.cluster.drop_service(ref)
+        self._dirty.update(dict.fromkeys(self._services.want(self.cluster, refs)))
+        if self.synced and any(map(self._pods.holds, addresses)):  # it may be named for that, or no longer
+            self._dirty[PODS] = None
 
     def _feed(self, ref: Ref, runs: dict[int, bytes]) -> None:
         """Take a slice in, and write its difference at once: nothing else of its sets is looked at."""
@@ -141,9 +149,6 @@ class Reconciler:
                 self._backlog.hurry(fed.set_id)
             else:
                 self._attempt(fed.set_id, lambda fed=fed: self._services.follow(fed))  # type: ignore[misc]
-
-    def _want(self, refs: Iterable[Ref]) -> None:
-        self._dirty.update(dict.fromkeys(self._services.want(self.cluster, refs)))
 
     # What goes out
 
@@ -179,10 +184,7 @@ class Reconciler:
         readback.put_right(self._tables["names"], want, remove=self._complete)
 
     def flush(self) -> None:
-        """Write every unit that is dirty. New sets come first and those that go last: an address may pass between.
-
-        So may addresses of sets that stay: all frontends are written before one is removed.
-        """
+        """Write every unit that is dirty: new sets first, those that go last, for an address may pass between any two."""
         if self._dirty:
             dirty, self._dirty = self._dirty, {}
             fine = [unit for unit in dirty if unit not in self._backlog]
@@ -392,6 +394,6 @@ class Reconciler:
     def _settle_pods(self) -> None:
         before = self._pods.problems
         try:
-            self._pods.settle(self.cluster.pods.values(), self._wires, keep=not self._complete)
+            self._pods.settle(self.cluster.pods.values(), self._wires, self.cluster.claims, keep=not self._complete)
         finally:
             self._refusals.told += self._pods.problems != before

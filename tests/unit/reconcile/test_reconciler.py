@@ -333,3 +333,21 @@ def test_two_pods_with_one_address_are_named():
     assert [str(p) for p in reconciler.problems] == [
         "Pod default/b: status.podIPs: 10.0.0.1 already belongs to Pod default/a"
     ]
+
+
+def test_a_pod_with_the_address_of_a_service_is_named_for_as_long_as_it_is():
+    reconciler = Reconciler(memory_tables(), "node-a")
+    reconciler.apply([Upsert(pod("a", "10.96.0.1")), Upsert(pod("b", "10.0.0.1")), Synced()])
+    reconciler.set_wires({"default/a": wire(1), "default/b": wire(2)})
+    assert reconciler.problems == []
+    reconciler.apply([Upsert(WEB)])
+    assert [str(p) for p in reconciler.problems] == [
+        (
+            "Pod default/a: status.podIPs[0].ip: 10.96.0.1 is a cluster IP of Service default/web, too, "
+            "whose ports lead to its endpoints"
+        )
+    ]
+    reconciler.apply([Upsert(service("web", "10.96.0.2"))])
+    assert reconciler.problems == []
+    reconciler.apply([Upsert(WEB), Delete(WEB.ref)])
+    assert reconciler.problems == []
