@@ -14,7 +14,7 @@ def service(name: str, **labels: str) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name, "namespace": "default", "labels": labels},
-        "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": [{"port": 80}]},
+        "spec": {"clusterIPs": ["10.96.0.1"], "ports": [{"port": 80}]},
     }
 
 
