@@ -184,7 +184,7 @@ class Reconciler:
         readback.put_right(self._tables["names"], want, remove=self._complete)
 
     def flush(self) -> None:
-        """Write every unit that is dirty: new sets first, those that go last, for an address may pass between any two."""
+        """Write every unit that is dirty: new sets first, those that go last, for an address may pass between them."""
         if self._dirty:
             dirty, self._dirty = self._dirty, {}
             fine = [unit for unit in dirty if unit not in self._backlog]
