@@ -13,7 +13,7 @@ from ebpfnet.exits import StaleLayout
 from ebpfnet.maps import syscall
 from ebpfnet.maps.table import NotMade, TableError, TableFull
 
-CHUNK = 4_096  # a millisecond or two; larger ones are no faster
+CHUNK = 1_024  # a fraction of a millisecond; larger ones are no faster, and leave holes in the heap
 FULL = {errno.E2BIG, errno.ENOSPC, errno.ENOMEM}
 LRU_SLACK = 256  # an LRU map may hold a few more than it says, in its per-CPU lists
 
