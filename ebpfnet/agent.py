@@ -53,7 +53,8 @@ SIZED_BY = {
     "names": "--max-services",
 }
 BREATH_S = 0.0005
-SWEEP_PAUSE_S, SWEEP_SHARE = 1.0, 0.1  # sweeps for services' sake: how far apart, and how much of the time at most
+# Sweeps for services' sake: how far apart, and how much of the time until they are that far apart.
+SWEEP_PAUSE_S, SWEEP_PAUSE_MAX_S, SWEEP_SHARE = 1.0, 10.0, 0.002
 SWITCH_INTERVAL_S = 0.0002  # a busy thread hands over quickly: 5 ms by default would be the latency of an event
 
 
@@ -285,7 +286,7 @@ class Agent:
                 swept, turns = wires, turned
                 done = time.monotonic()
                 next_sweep = done + self.config.sweep_interval
-                paused = done + max(SWEEP_PAUSE_S, (done - now) / SWEEP_SHARE)
+                paused = done + min(SWEEP_PAUSE_MAX_S, max(SWEEP_PAUSE_S, (done - now) / SWEEP_SHARE))
 
     def _retry(self) -> None:
         """Try again what failed, a step at a time: a change that comes meanwhile waits for one step."""
