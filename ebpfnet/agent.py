@@ -110,6 +110,7 @@ class Agent:
         self._reconciler: Reconciler
         self._source: Source
         self._failure: BaseException | None = None
+        self._sweep_planned = False  # the main thread knows already that flows may be astray
         self._told = 0
         self._known_problems: dict[str, Problem] = {}
         self._sender: Sender | None = None
@@ -205,9 +206,12 @@ class Agent:
         began = self._telemetry.begin()
         with self._lock:
             was_synced = self._reconciler.synced
+            turns, wires = self._reconciler.turns, self._reconciler.wires
             self._reconciler.apply(changes)
             self._last_change = time.time()
             late = self._reconciler.late
+            turned = self._reconciler.turns != turns and not self._sweep_planned
+            awaited = turned or self._reconciler.next_retry is not None or self._reconciler.wires is not wires
             node = self._reconciler.cluster.nodes.get(self._node)
             self._source.want_peers(wanted=self._reconciler.cluster.needs_peers())
             self._log_problems()
@@ -217,7 +221,8 @@ class Agent:
             gc.collect()
             gc.freeze()  # what lives now lives long: the collector need not look at it again
             log.info("in sync after %.2f s", time.time() - self._started)
-        self._wake.put(None)
+        if awaited:  # most changes are none of the main thread's business
+            self._wake.put(None)
 
     def _log_problems(self) -> None:
         if self._told == self._reconciler.told:
@@ -267,7 +272,8 @@ class Agent:
         while not self.stop.is_set():
             with self._lock:
                 due = self._reconciler.next_retry
-                sweep_at = paused if self._reconciler.turns != turns else next_sweep
+                self._sweep_planned = self._reconciler.turns != turns
+                sweep_at = paused if self._sweep_planned else next_sweep
             wake_at = min(sweep_at, next_sweep, due if due is not None else next_sweep)
             with contextlib.suppress(queue.Empty):
                 self._wake.get(timeout=max(0.0, wake_at - time.monotonic()))
