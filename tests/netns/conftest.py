@@ -14,6 +14,7 @@ import pytest
 from ebpfnet.lab import state
 from ebpfnet.lab.cluster import Inside, Lab, down
 from tests.netns import objects
+from tests.netns.kube import Kube
 
 Wait = Callable[[Callable[[], object], float], None]
 PATIENCE = float(os.environ.get("EBPFNET_LAB_TIMEOUT", "60"))
@@ -53,6 +54,13 @@ def lab_name(request: pytest.FixtureRequest) -> Iterator[str]:
     name = f"t{os.getpid()}-{abs(hash(request.node.name)) % 10**8}"
     yield name
     down(name)
+
+
+@pytest.fixture
+def kube(lab_name: str, manifests: Path, tmp_path: Path) -> Iterator[Kube]:
+    """Return a lab with the tests' objects, followed through API servers."""
+    with Kube.up(lab_name, manifests, tmp_path) as found:
+        yield found
 
 
 @pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])

@@ -6,100 +6,19 @@ import json
 import random
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from ebpfnet import abi
-from ebpfnet.lab import client, namespace
-from ebpfnet.lab.cluster import Lab
-from ebpfnet.maps import dump, pins
-from ebpfnet.model.facts import Synced, Upsert
-from ebpfnet.reconcile.reconciler import Reconciler
-from ebpfnet.watch import manifests
-from tests import cluster
-from tests.apiserver.server import ApiServer
-from tests.apiserver.store import Store
-from tests.apiserver.tls import write_kubeconfig
+from ebpfnet.lab import client
 from tests.netns import objects
-from tests.netns.test_restart import NODES, Wait, datagrams, new_connections, one_connection, progress, running
+from tests.netns.kube import NODES, Kube
+from tests.netns.test_restart import Wait, datagrams, new_connections, one_connection, progress, running
 
-PORT = 6443
 ROOT = Path(__file__).parents[2]
 SECONDS = 30
-
-
-class Kube:
-    """A lab whose agents follow API servers, one in each node, over one store."""
-
-    def __init__(self, lab: Lab, store: Store) -> None:
-        self.lab, self.store = lab, store
-        self.servers = {node: ApiServer(store, port=PORT) for node in NODES}
-
-    def start_servers(self) -> None:
-        for node, server in self.servers.items():
-            namespace.run(self.lab.node(node).netns, server.start)
-
-    def stop_servers(self) -> None:
-        for server in self.servers.values():
-            server.stop()
-
-    def start_agents(self) -> None:
-        for node in NODES:
-            self.lab.start_agent(node)
-        self.lab.wait_synced()
-
-    def put(self, manifest: dict[str, Any]) -> None:
-        self.store.put(manifest)
-
-    def metrics(self, node: str, path: str = ":10249/metrics") -> str:
-        return self.lab.node(node).exec("curl", "-s", f"http://127.0.0.1{path}").stdout
-
-    def want(self, node: str) -> list[str]:
-        """Return what a node's tables must hold: the store's objects, compiled from nothing into tables in memory."""
-        kinds = ("Node", "Pod", "Service", "EndpointSlice")
-        items = [{"kind": kind, **each} for kind in kinds for each in self.store.objects(kind)]
-        content = manifests.parse("store.json", json.dumps({"kind": "List", "items": items}).encode())
-        status = self.lab.agent_status(node)
-        assert status is not None
-        wires = {each["pod"]: _wire(self.lab, node, each["name"], each["ifindex"]) for each in status["interfaces"]}
-        reconciler = Reconciler(tables := cluster.memory_tables(), node)
-        reconciler.apply([*(Upsert(fact) for fact in content.facts.values()), Synced()])
-        reconciler.set_wires(wires)
-        return dump.summary(tables)
-
-    def have(self, node: str) -> list[str]:
-        return dump.summary(pins.open_all(self.lab.pins(node)))
-
-    def equal(self) -> bool:
-        """Say whether every node's tables hold what the store says, and nothing else."""
-        return all(self.want(node) == self.have(node) for node in NODES)
-
-
-def _wire(lab: Lab, node: str, interface: str, ifindex: int) -> abi.Wire:
-    shown = lab.node(node).exec("ip", "-j", "link", "show", "dev", interface).stdout
-    mac = json.loads(shown)[0]["ifalias"].rpartition("mac=")[2]
-    return abi.Wire(ifindex, bytes.fromhex(mac.replace(":", "")))
-
-
-@pytest.fixture
-def kube(lab_name: str, manifests: Path, tmp_path: Path) -> Iterator[Kube]:
-    """Return a lab with the tests' objects, followed through API servers."""
-    kubeconfig = tmp_path / "kubeconfig"
-    write_kubeconfig(kubeconfig, f"http://127.0.0.1:{PORT}")
-    store = Store(each for path in manifests.glob("*.yaml") for each in yaml.safe_load_all(path.read_text()) if each)
-    flags = ("--kubeconfig", str(kubeconfig), "--sweep-interval", "1")
-    with Lab.up(lab_name, manifests, agents=False, agent_arguments=flags) as lab:
-        found = Kube(lab, store)
-        found.start_servers()
-        try:
-            found.start_agents()
-            yield found
-        finally:
-            found.stop_servers()
 
 
 def slice_of(service: str, family: str = "ipv4") -> Callable[[Kube], dict[str, Any]]:

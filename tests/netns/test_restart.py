@@ -14,8 +14,8 @@ from pathlib import Path
 from ebpfnet.lab import client, folder
 from ebpfnet.lab.cluster import Inside, Lab
 from ebpfnet.maps import pins
+from tests.netns.kube import NODES
 
-NODES = ("node-a", "node-b")
 TABLES = ("services", "slots", "pods", "names")
 Wait = Callable[[Callable[[], object], float], None]
 
