@@ -59,12 +59,16 @@ class _Bucket:
 
 @dataclass(slots=True)
 class _Told:
-    """An Event that was sent: its body, how often the same was seen, when last, and what the server knows."""
+    """An Event that was sent: its body, how often the same was seen, when last, and what the server knows.
+
+    ``seen`` is for people, in seconds since 1970; ``met`` and ``sent`` are of the clock that never jumps.
+    """
 
     namespace: str
     body: Body
     count: int
     seen: float
+    met: float
     sent: float
     sent_count: int
 
@@ -74,14 +78,21 @@ class Recorder:
 
     ``post`` is called with namespace and body, on the caller's thread and under the recorder's lock: it should only
     queue. A body with ``series`` is an Event sent before, by its name: to be patched, or created when it is gone.
-    ``clock`` gives seconds since 1970.
+    ``wall`` gives seconds since 1970, for people; ``clock`` those of a clock that never jumps, for all that takes time.
     """
 
-    def __init__(self, post: Post, node: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        post: Post,
+        node: str,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.dropped = 0
         """Events that the rate limit held back."""
         self._post = post
         self._node = node
+        self._wall = wall
         self._clock = clock
         self._lock = threading.Lock()
         self._told: OrderedDict[tuple[Ref, str, str], _Told] = OrderedDict()
@@ -95,21 +106,21 @@ class Recorder:
         ``uid`` is the object's; without it ``kubectl describe`` does not find the Event. ``reason`` and ``action`` are
         words for machines, in CamelCase.
         """
-        now = self._clock()
+        now, wall = self._clock(), self._wall()
         key = (problem.ref, problem.field, problem.reason)
         with self._lock:
             told = self._told.get(key)
             if told is None:
                 if self._may(problem.ref, now):
-                    name = self._name(problem.ref, now)
-                    body = event(problem, self._node, name, now, uid=uid, reason=reason, action=action)
+                    name = self._name(problem.ref, wall)
+                    body = event(problem, self._node, name, wall, uid=uid, reason=reason, action=action)
                     namespace = body["metadata"]["namespace"]
-                    self._remember(key, _Told(namespace, body, count=1, seen=now, sent=now, sent_count=1))
+                    self._remember(key, _Told(namespace, body, 1, seen=wall, met=now, sent=now, sent_count=1))
                     self._post(namespace, body)
                 return
             self._told.move_to_end(key)
             told.count += 1
-            told.seen = now
+            told.seen, told.met = wall, now
             if told.sent_count == 1 or now - told.sent >= REFRESH_S:
                 self._send_series(problem.ref, told, now)
 
@@ -118,7 +129,7 @@ class Recorder:
         now = self._clock()
         with self._lock:
             for key, told in list(self._told.items()):
-                if now - told.seen < FINISH_S:
+                if now - told.met < FINISH_S:
                     continue
                 if told.count > told.sent_count:
                     self._send_series(key[0], told, now)
@@ -153,8 +164,8 @@ class Recorder:
         if len(self._told) > REMEMBERED_MAX:
             self._told.popitem(last=False)
 
-    def _name(self, ref: Ref, now: float) -> str:
-        self._last_ns = max(self._last_ns + 1, int(now * 1e9))
+    def _name(self, ref: Ref, wall: float) -> str:
+        self._last_ns = max(self._last_ns + 1, int(wall * 1e9))
         return event_name(ref.name, self._last_ns)
 
 

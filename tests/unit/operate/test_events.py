@@ -20,9 +20,13 @@ class Sent:
 
     def __init__(self) -> None:
         self.now = NOW
+        self.jumped = 0.0
         self.posts: list[tuple[str, dict[str, Any]]] = []
         self.recorder = Recorder(
-            lambda namespace, body: self.posts.append((namespace, body)), "node-a", lambda: self.now
+            lambda namespace, body: self.posts.append((namespace, body)),
+            "node-a",
+            lambda: self.now + self.jumped,
+            lambda: self.now,
         )
 
     def report(self, problem: Problem = PROBLEM, times: int = 1) -> None:
@@ -176,6 +180,20 @@ def test_what_is_remembered_is_bounded(sent: Sent, monkeypatch: pytest.MonkeyPat
 
 def test_a_clock_that_goes_back_gives_no_name_twice(sent: Sent):
     sent.report()
-    sent.now -= 100
+    sent.jumped -= 100
     sent.report(Problem(WEB, "other", "x"))
     assert len({body["metadata"]["name"] for _, body in sent.posts}) == 2
+
+
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0])
+def test_a_clock_that_jumps_ends_nothing_early_or_late(sent: Sent, jump: float):
+    sent.report(times=3)
+    sent.jumped = jump
+    sent.recorder.tend()
+    assert sent.counts == [1, 2]
+    sent.now += events.FINISH_S
+    sent.recorder.tend()
+    assert sent.counts == [1, 2, 3]
+    sent.now += events.REFRESH_S
+    sent.report(times=2)
+    assert sent.counts == [1, 2, 3, 1, 2]
