@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebpfnet import __version__, abi, status
+from ebpfnet import __version__, abi, clock, status
 from ebpfnet.alone import alone
 from ebpfnet.datapath import attach, build, capabilities, interfaces, load
 from ebpfnet.datapath.attachments import Attachments
@@ -99,7 +99,7 @@ class Agent:
         self.stop = threading.Event()
         self._lock = threading.Lock()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put() may be called from a signal handler
-        self._started = time.time()
+        self._started, self._began = time.time(), time.monotonic()
         self._last_change = 0.0
         self._chosen = Chosen(config.pod_interfaces)
         self._interfaces: list[Interface] = []
@@ -220,7 +220,7 @@ class Agent:
         if not was_synced and self._reconciler.synced:
             gc.collect()
             gc.freeze()  # what lives now lives long: the collector need not look at it again
-            log.info("in sync after %.2f s", time.time() - self._started)
+            log.info("in sync after %.2f s", time.monotonic() - self._began)
         if awaited:  # most changes are none of the main thread's business
             self._wake.put(None)
 
@@ -304,7 +304,7 @@ class Agent:
             time.sleep(BREATH_S)  # or we would have the lock again before anyone who waits for it
 
     def _sweep(self) -> None:
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        now = clock.kernel_ns()
         began = time.perf_counter()
         self._telemetry.tend()
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ebpfnet import abi
+from ebpfnet import abi, clock
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
 from ebpfnet.cli.lookup import Lookup
@@ -44,7 +44,7 @@ def counters(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str,
 def samples(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the last drops, newest first."""
     lookup = Lookup(tables)
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    now = clock.kernel_ns()
     found = [abi.DropSample.unpack(value) for _, value in tables["drop_samples"].items()]
     rows = []
     for sample in sorted((each for each in found if each.sequence), key=lambda each: -each.sequence):

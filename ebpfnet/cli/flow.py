@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from ebpfnet import abi
+from ebpfnet import abi, clock
 from ebpfnet.cli import candidates
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
@@ -67,7 +66,7 @@ def list_flows(
 def rows_of(instance: nodes.Instance, tables: dict[str, Any], *, replies: bool) -> Iterator[dict[str, Any]]:
     """Yield a row for each connection."""
     lookup = Lookup(tables)
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    now = clock.kernel_ns()
     for key, value in tables["flows"].items():
         entry = abi.Flow.unpack(value)
         if entry.flags & abi.FlowFlag.REPLY and not replies:
