@@ -9,6 +9,7 @@ hash of everything that went into it, so a restart compiles nothing and needs no
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -86,13 +87,14 @@ def _bcc_version() -> str:
 
 def _store(path: Path, text: str) -> None:
     """Keep an object, whole or not at all; a cache that can't be written costs the next start a second, no more."""
+    temporary = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
         temporary.write_text(text)
         temporary.replace(path)
     except OSError:
-        return
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _compile_in_child(text: str, programs: Sequence[str]) -> str:
