@@ -155,8 +155,11 @@ class Agent:
             self.config.telemetry, self._tables, self._counted, lambda: self._source.stats, recorder
         )
         self._programs = load.load(compiled, self._tables)
-        for program in self._programs.values():
-            program.pin(self.config.pins / program.name)
+        try:
+            for program in self._programs.values():
+                program.pin(self.config.pins / program.name)
+        except OSError as error:
+            raise pins.not_pinned(self.config.pins, error) from error
         self._chosen = Chosen(self.config.pod_interfaces, never=tuple(uplinks))
         self._attachments = Attachments(self._programs, lambda: interfaces.find(self.config.uplink), ON_UPLINK)
         self._attachments.serve_uplinks()

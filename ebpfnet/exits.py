@@ -23,6 +23,12 @@ class NoBpffs(EbpfnetError):
     exit_code = 4
 
 
+class NotPinned(EbpfnetError):
+    """The pin directory takes nothing more, or does not give what is in it."""
+
+    exit_code = 10
+
+
 class StaleLayout(EbpfnetError):
     """A pinned map is not what this version needs."""
 

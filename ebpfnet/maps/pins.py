@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ebpfnet.abi import LAYOUT_VERSION, TABLES, TableSpec
-from ebpfnet.exits import NoBpffs, NotRoot, NotRunning, StaleLayout
+from ebpfnet.exits import NoBpffs, NotPinned, NotRoot, NotRunning, StaleLayout
 from ebpfnet.maps.kernel import KernelTable, create, open_pinned
 from ebpfnet.maps.table import TableError
 
@@ -79,14 +79,14 @@ def _check_version(table: KernelTable, directory: Path) -> None:
 def create_or_open_all(directory: Path, specs: Mapping[str, TableSpec] = TABLES) -> dict[str, KernelTable]:
     """Open what is pinned in ``directory`` and make what is not there.
 
-    Everything that is there is checked before anything is made. Raises ``NotRoot``, ``NoBpffs``, ``StaleLayout``,
-    ``TableError``.
+    Everything that is there is checked before anything is made. Raises ``NotRoot``, ``NoBpffs``, ``NotPinned``,
+    ``StaleLayout``, ``TableError``.
     """
     check_place(directory)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     tables: dict[str, KernelTable] = {}
     made: list[Path] = []
     try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, spec in specs.items():
             with contextlib.suppress(FileNotFoundError):
                 tables[name] = open_pinned(directory / name, spec)
@@ -100,11 +100,19 @@ def create_or_open_all(directory: Path, specs: Mapping[str, TableSpec] = TABLES)
     except Exception as error:
         close_all(tables)
         for path in made:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
         if isinstance(error, TableError) and error.errno == errno.EPERM:
             raise NotRoot(f"{error}; this needs CAP_BPF") from error
+        if isinstance(error, OSError) and not isinstance(error, TableError):
+            raise not_pinned(directory, error) from error
         raise
     return tables
+
+
+def not_pinned(directory: Path, error: OSError) -> NotPinned:
+    """Return what to say when pins can't be made or opened."""
+    return NotPinned(f"pin maps and programs in {directory}: {error.strerror}; what is pinned there goes on as it is")
 
 
 def _publish(table: KernelTable, path: Path) -> None:
