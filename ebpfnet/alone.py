@@ -34,24 +34,35 @@ def alone(run: Path, pins: Path, *, make: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _run(run: Path) -> Iterator[None]:
-    run.mkdir(mode=0o755, parents=True, exist_ok=True)
     path = run / LOCK
-    with path.open("a+") as lock:
+    with contextlib.ExitStack() as stack:
+        with _made("run directory", run):
+            run.mkdir(mode=0o755, parents=True, exist_ok=True)
+            lock = stack.enter_context(path.open("a+"))
         if not _locked(lock.fileno()):
             lock.seek(0)
             raise EbpfnetError(f"another agent (pid {lock.read().strip()}) is running on {run}")
         _check_same(lock.fileno(), path)
         lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        with contextlib.suppress(OSError):  # a full disk: who holds the lock is good to know, and no more
+            os.write(lock.fileno(), str(os.getpid()).encode())
         yield
+
+
+@contextlib.contextmanager
+def _made(what: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EbpfnetError(f"the {what} {path} can't be used: {error.strerror}") from error
 
 
 @contextlib.contextmanager
 def _pins(pins: Path) -> Iterator[None]:
     made = not pins.exists()
-    pins.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(pins, os.O_RDONLY | os.O_DIRECTORY)
+    with _made("pin directory", pins):
+        pins.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(pins, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if not _locked(descriptor):
             raise EbpfnetError(f"another agent, with another --run, is running on the maps in {pins}")

@@ -17,19 +17,17 @@ from ebpfnet.exits import NotRunning
 log = logging.getLogger(__name__)
 NAME = "agent.sock"
 PATIENCE_S = 2.0
+AGAIN_S = 1.0
 CONNECTIONS_MAX = 64
 
 
 def serve(run: Path, status: Callable[[], dict[str, Any]], stop: threading.Event) -> None:
     """Answer on ``run``/agent.sock until ``stop`` is set."""
     path = run / NAME
-    path.unlink(missing_ok=True)
     room = threading.Semaphore(CONNECTIONS_MAX)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen()
-        listener.settimeout(0.2)
+        if not _listen(listener, path, stop):
+            return
         while not stop.is_set():
             try:
                 connection, _ = listener.accept()
@@ -40,6 +38,26 @@ def serve(run: Path, status: Callable[[], dict[str, Any]], stop: threading.Event
                 continue
             threading.Thread(target=_hear, args=(connection, status, room), daemon=True).start()
     path.unlink(missing_ok=True)
+
+
+def _listen(listener: socket.socket, path: Path, stop: threading.Event) -> bool:
+    """Listen, as soon as there is room for a socket: whether anybody may ask is no reason to serve no pod."""
+    told = ""
+    while not stop.is_set():
+        try:
+            path.unlink(missing_ok=True)
+            listener.bind(str(path))
+        except OSError as error:
+            if (text := error.strerror or str(error)) != told:
+                log.error("%s: %s; `ebpfnet status` has no answer until that is better", path, text)  # noqa: TRY400
+                told = text
+            stop.wait(AGAIN_S)
+            continue
+        path.chmod(0o600)
+        listener.listen()
+        listener.settimeout(0.2)
+        return True
+    return False
 
 
 def _hear(connection: socket.socket, status: Callable[[], dict[str, Any]], room: threading.Semaphore) -> None:
