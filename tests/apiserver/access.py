@@ -69,7 +69,8 @@ class Access:
 
     def check(self, verb: str, target: Target, authorization: str | None, *, certified: bool) -> None:
         """Raise Failure (401 or 403) unless a request may pass; a client certificate is as good as the token."""
-        if self.token is not None and not certified and authorization != f"Bearer {self.token}":
+        scheme, _, token = (authorization or "").partition(" ")  # a scheme is of any case (RFC 9110)
+        if self.token is not None and not certified and (scheme.lower(), token) != ("bearer", self.token):
             raise Failure(401, "Unauthorized", "Unauthorized")
         if self.allowed is not None and (verb, target.resource) not in self.allowed:
             raise forbidden(verb, target)

@@ -75,3 +75,53 @@ def test_a_kubeconfig_that_can_t_be_used_is_named(tmp_path: Path, text: str):
         connection.load(path)
     with pytest.raises(BadInput, match="nowhere"):
         connection.load(tmp_path / "nowhere")
+
+
+def test_an_exec_plugin_s_credentials_are_asked_for_again_when_they_are_refused(
+    server: ApiServer, follow: Follow, tmp_path: Path
+):
+    server.access.token = "first"
+    (tmp_path / "token").write_text("first")
+    plugin = tmp_path / "plugin"
+    credential = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "%s"}}
+    plugin.write_text(f"#!/bin/sh\nprintf '{json.dumps(credential)}' \"$(cat {tmp_path}/token)\"\n")
+    plugin.chmod(0o700)
+    write_kubeconfig(tmp_path / "kubeconfig", server.url)
+    config = json.loads((tmp_path / "kubeconfig").read_text())
+    how = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(plugin), "interactiveMode": "Never"}
+    config["users"][0]["user"] = {"exec": how}
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    with follow("services") as told:
+        told.wait(lambda told: told.synced)
+        server.log.wait(watching("services"))
+        (tmp_path / "token").write_text("second")
+        server.access.token = "second"
+        server.drop_watches()
+        server.store.put(service("web"))
+        told.wait(lambda told: "web" in told.names())
+        assert told.problems == {}
+
+
+def test_a_service_account_s_token_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    certificates = Certificates(tmp_path)
+    (tmp_path / "token").write_text("first")
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(certificates.certificate("ca")))
+    with ApiServer(certificates=certificates) as secure:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(secure.port))
+        api = connection.Api(lambda: connection.load(None))
+        for token in ("first", "second"):
+            (tmp_path / "token").write_text(token)
+            secure.access.token = token
+            with api.get("/api/v1/services", {}, 5.0) as response:
+                assert response.status == 200
+
+
+def test_a_server_that_is_no_api_server_is_named(tmp_path: Path, follow: Follow, server: ApiServer):
+    write_kubeconfig(tmp_path / "kubeconfig", f"{server.url}/elsewhere")
+    with follow("services") as told:
+        told.wait(lambda told: told.problems)
+        assert "404" in told.said()
+        assert "is this a Kubernetes API server" in told.said()
