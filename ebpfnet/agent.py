@@ -98,6 +98,7 @@ class Agent:
         self._node = Ref(Kind.NODE, "", config.node_name)
         self.stop = threading.Event()
         self._lock = threading.Lock()
+        self._wiring = threading.Lock()  # one thread at a time says what the interfaces are
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put() may be called from a signal handler
         self._started, self._began = time.time(), time.monotonic()
         self._last_change = 0.0
@@ -240,6 +241,14 @@ class Agent:
         self._known_problems = now
 
     def _on_interfaces(self, found: list[Interface]) -> None:
+        with self._wiring:
+            self._wire_up(found)
+
+    def _on_attachments(self) -> None:
+        with self._wiring:  # an older list must not come after a newer one
+            self._wire_up(self._interfaces)
+
+    def _wire_up(self, found: list[Interface]) -> None:
         """Attach to new wires first, then let their pods into the tables."""
         live = {interface.wire.ifindex for interface in found}
         self._attachments.forget({each.wire.ifindex for each in self._interfaces} - live)
@@ -253,9 +262,6 @@ class Agent:
             self._log_problems()
             self._last_change = time.time()
         self._wake.put(None)
-
-    def _on_attachments(self) -> None:
-        self._on_interfaces(self._interfaces)
 
     def _name_unserved(self) -> None:
         names = {each.wire.ifindex: each.name for each in self._interfaces}

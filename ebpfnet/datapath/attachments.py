@@ -27,7 +27,7 @@ FIRST_S, MAX_S = 1.0, 60.0
 
 
 class Attachments:
-    """What is on which interface (by number). Safe to use from several threads."""
+    """What is on which interface (by number). Safe to use from several threads; who only reads waits for nobody."""
 
     def __init__(self, programs: Mapping[str, Program], uplinks: Callable[[], list[int]], names: Iterable[str]) -> None:
         """``uplinks`` finds the interfaces that carry the programs ``names``, again whenever something changed."""
@@ -65,20 +65,17 @@ class Attachments:
 
     def on(self, ifindex: int) -> list[str]:
         """Return the programs that an interface has."""
-        with self._lock:
-            return list(self._wanted.get(ifindex, ())) if ifindex not in self._failed else []
+        return list(self._wanted.get(ifindex, ())) if ifindex not in self._failed else []
 
     @property
     def wanted(self) -> dict[int, tuple[str, ...]]:
         """Every interface, and the programs that it should have."""
-        with self._lock:
-            return dict(self._wanted)
+        return dict(self._wanted)
 
     @property
     def failed(self) -> dict[int, str]:
         """The interfaces that do not have their programs, and why."""
-        with self._lock:
-            return dict(self._failed)
+        return dict(self._failed)
 
     def keep(self, changed: Callable[[], None], stop: threading.Event) -> None:
         """Look after every change of filters or interfaces until ``stop`` is set; call ``changed`` when it mattered."""
