@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,14 +20,8 @@ from ebpfnet.operate.serve import JSON, Handler, Request, Response
 DEFAULT_TIMEOUT_S = 60.0
 """Twice kube-proxy's default sync period of 30 s."""
 
-TO_BE_DELETED_TAINT = "ToBeDeletedByClusterAutoscaler"
 FAMILIES = ("IPv4", "IPv6")
 NEVER = "0001-01-01T00:00:00Z"  # what Go prints for a time that was never set
-
-
-def is_eligible(deletion_timestamp: str | None, taint_keys: Iterable[str]) -> bool:
-    """Return whether a Node object may get traffic: neither being deleted nor tainted by the cluster autoscaler."""
-    return not deletion_timestamp and TO_BE_DELETED_TAINT not in taint_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +95,7 @@ class Health:
             self._updated = now
 
     def node_eligible(self, eligible: bool) -> None:  # noqa: FBT001  # it says one thing
-        """Say whether the node may get traffic (``is_eligible``); until told otherwise it may."""
+        """Say whether the node may get traffic (it is not leaving); until told otherwise it may."""
         with self._lock:
             self._eligible = eligible
 

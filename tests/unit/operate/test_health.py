@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ebpfnet.operate.health import Health, Verdict, is_eligible
+from ebpfnet.operate.health import Health, Verdict
 from ebpfnet.operate.serve import Request
 
 WALL = 1_700_000_000.25
@@ -80,16 +80,3 @@ def test_answers_are_counted(health: Health):
     health.node_eligible(False)
     assert [routes[path](Request(path, "")).status for path in ("/healthz", "/livez")] == [503, 200]
     assert counted == [("/healthz", "503"), ("/livez", "200")]
-
-
-@pytest.mark.parametrize(
-    ("deleted", "taints", "eligible"),
-    [
-        (None, [], True),
-        (None, ["node.kubernetes.io/not-ready"], True),
-        ("2023-11-14T22:12:10Z", [], False),
-        (None, ["ToBeDeletedByClusterAutoscaler"], False),
-    ],
-)
-def test_who_is_eligible(deleted: str | None, taints: list[str], eligible: bool):
-    assert is_eligible(deleted, taints) is eligible

@@ -256,3 +256,23 @@ def test_an_address_of_another_node_s_pod_that_is_none_is_named(text: object):
 
 def test_a_manifest_can_t_say_peer():
     assert decode({"kind": "Peer", "metadata": {"name": "x"}}) == Decoded(None, None)
+
+
+@pytest.mark.parametrize(
+    ("deleted", "taints", "eligible"),
+    [
+        (None, [], True),
+        (None, ["node.kubernetes.io/not-ready"], True),
+        ("2023-11-14T22:12:10Z", [], False),
+        (None, ["ToBeDeletedByClusterAutoscaler"], False),
+    ],
+)
+def test_who_is_eligible(deleted: str | None, taints: list[str], eligible: bool):
+    item = {
+        "kind": "Node",
+        "metadata": {"name": "a", "deletionTimestamp": deleted},
+        "spec": {"taints": [{"key": taint} for taint in taints]},
+    }
+    fact = decode(item).fact
+    assert isinstance(fact, Node)
+    assert (not fact.leaving) is eligible
