@@ -211,10 +211,6 @@ class Lab:
             raise NotInLabError(f"lab {self.name!r} has no service {wanted!r} (services: {', '.join(sorted(found))})")
         return Addresses(wanted, found[wanted])
 
-    def run_in(self, pod: str, function: Callable[..., T], *arguments: object) -> T:
-        """Call a function inside a pod's network namespace, in a thread of its own, and return what it returns."""
-        return self.pod(pod).run(function, *arguments)
-
     def pins(self, node: str) -> Path:
         """Return the folder of a node's pinned programs and maps."""
         return self.places.pins(self._node(node).name)
