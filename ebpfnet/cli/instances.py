@@ -115,8 +115,5 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
 def each(instances: list[Instance]) -> Iterator[tuple[Instance, dict[str, Any]]]:
     """Yield each instance with its open tables, closed afterwards."""
     for instance in instances:
-        tables = pins.open_all(instance.pins)
-        try:
+        with pins.opened(instance.pins) as tables:
             yield instance, tables
-        finally:
-            pins.close_all(tables)

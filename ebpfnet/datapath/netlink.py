@@ -129,7 +129,9 @@ class Changes:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until something changed, at most so long, and say whether it did."""
-        if not select.select([self._socket], [], [], timeout_s)[0]:
+        poll = select.poll()  # select() takes no descriptor above 1,023
+        poll.register(self._socket, select.POLLIN)
+        if not poll.poll(timeout_s * 1000):
             return False
         while True:
             try:

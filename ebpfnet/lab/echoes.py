@@ -34,6 +34,14 @@ def is_running(places: Places, pod: PodPlan) -> bool:
     return process is not None and process.alive()
 
 
+def _readable(descriptors: Iterable[int], seconds: float) -> list[int]:
+    """Wait for some to be readable, or closed at the other end; select() would take none above 1,023."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(seconds * 1000)]
+
+
 def start(places: Places, pods: Iterable[PodPlan], deadline: float) -> None:
     """Start the echo servers of pods, and wait until all their ports are open."""
     waiting: dict[int, PodPlan] = {}
@@ -46,7 +54,7 @@ def start(places: Places, pods: Iterable[PodPlan], deadline: float) -> None:
             finally:
                 os.close(writable)
         while waiting:
-            ready = select.select(list(waiting), [], [], max(0.0, deadline - time.monotonic()))[0]
+            ready = _readable(waiting, max(0.0, deadline - time.monotonic()))
             for descriptor in ready:
                 pod = waiting[descriptor]
                 if not os.read(descriptor, 1):

@@ -110,9 +110,11 @@ def wait_gone(processes: Iterable[Process], seconds: float) -> None:
         descriptor = _open(process.pid)
         if descriptor is None:
             continue
+        poll = select.poll()  # select() takes no descriptor above 1,023
+        poll.register(descriptor, select.POLLIN)
         try:
             while process.alive() and (left := deadline - time.monotonic()) > 0:
-                select.select([descriptor], [], [], left)
+                poll.poll(left * 1000)
         finally:
             os.close(descriptor)
 

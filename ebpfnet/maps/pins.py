@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ebpfnet.abi import LAYOUT_VERSION, TABLES, TableSpec
@@ -67,6 +67,16 @@ def open_all(directory: Path) -> dict[str, KernelTable]:
         close_all(tables)
         raise
     return tables
+
+
+@contextlib.contextmanager
+def opened(directory: Path) -> Iterator[dict[str, KernelTable]]:
+    """Open every table as `open_all` does, and close them in the end."""
+    tables = open_all(directory)
+    try:
+        yield tables
+    finally:
+        close_all(tables)
 
 
 def _check_version(table: KernelTable, directory: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ebpfnet import abi
 from ebpfnet.lab import state
 from ebpfnet.lab.cluster import Inside, Lab, down
 from tests.netns import objects
@@ -28,6 +29,15 @@ def _root() -> None:
     for name in state.names():
         if (owner := re.fullmatch(r"t(\d+)-\w+", name)) and not Path(f"/proc/{owner[1]}").exists():
             down(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _descriptors() -> Iterator[None]:
+    """Count what the run keeps open: maps that no test closes are memory of the kernel until the run ends."""
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    kept = len(os.listdir("/proc/self/fd")) - before
+    assert kept < len(abi.TABLES), f"the tests left {kept} descriptors open"
 
 
 @pytest.fixture(scope="session")

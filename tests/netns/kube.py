@@ -83,7 +83,8 @@ class Kube:
         return dump.summary(tables)
 
     def have(self, node: str) -> list[str]:
-        return dump.summary(pins.open_all(self.lab.pins(node)))
+        with pins.opened(self.lab.pins(node)) as tables:
+            return dump.summary(tables)
 
     def equal(self) -> bool:
         """Say whether every node's tables hold what the store says, and nothing else."""

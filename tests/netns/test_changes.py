@@ -173,11 +173,8 @@ def backends(lab: Lab, node: str) -> dict[bytes, int]:
 
 def entries(lab: Lab, node: str, table: str) -> dict[bytes, bytes]:
     """Return what one of a node's tables holds."""
-    tables = pins.open_all(lab.pins(node))
-    try:
+    with pins.opened(lab.pins(node)) as tables:
         return dict(tables[table].items())
-    finally:
-        pins.close_all(tables)
 
 
 def answering(caller: Inside, address: str) -> set[str]:

@@ -172,8 +172,8 @@ def _found(pattern: str, text: str) -> int:
 
 def contents(lab: Lab, node: str) -> dict[str, dict[bytes, bytes]]:
     """Return the raw entries of a node's tables that the agent writes."""
-    tables = pins.open_all(lab.pins(node))
-    return {name: dict(tables[name].items()) for name in TABLES}
+    with pins.opened(lab.pins(node)) as tables:
+        return {name: dict(tables[name].items()) for name in TABLES}
 
 
 def filters(lab: Lab, node: str) -> list[str]:

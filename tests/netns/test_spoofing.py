@@ -69,7 +69,7 @@ def send(lab: Lab, caller: Inside, family: int, source: str, mac: str | None, pa
 
 def drops(lab: Lab, reason: DropReason) -> int:
     """Return how many packets from pods of node-a were dropped for a reason."""
-    table = pins.open_all(lab.pins("node-a"))["drops"]
-    value = table.get(struct.pack("=I", Hook.FROM_POD * abi.DROP_MAX + reason)) or b""
+    with pins.opened(lab.pins("node-a")) as tables:
+        value = tables["drops"].get(struct.pack("=I", Hook.FROM_POD * abi.DROP_MAX + reason)) or b""
     size = abi.Counter.size()
     return sum(abi.Counter.unpack(value[start : start + size]).packets for start in range(0, len(value), size))

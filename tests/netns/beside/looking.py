@@ -68,8 +68,8 @@ def tables(lab: Lab, node: str, what: str) -> str:
 
 def counted(lab: Lab) -> int:
     """Return how many packets node-a's `to_network` has seen."""
-    table = pins.open_all(lab.pins("node-a"))["forwards"]
-    raw = table.get(struct.pack("=I", abi.Hook.TO_NETWORK * len(abi.Outcome) + abi.Outcome.STACK)) or b""
+    with pins.opened(lab.pins("node-a")) as tables:
+        raw = tables["forwards"].get(struct.pack("=I", abi.Hook.TO_NETWORK * len(abi.Outcome) + abi.Outcome.STACK)) or b""
     size = abi.Counter.size()
     return sum(abi.Counter.unpack(raw[start : start + size]).packets for start in range(0, len(raw), size))
 
