@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 1
+#define LAYOUT_VERSION 2
 
 /* A flow that is idle for so long is over. The datapath does not use it any more, the agent sweeps it. */
 #define TIMEOUT_TCP_NEW_S 60
@@ -23,7 +23,8 @@ struct address {
 	__be32 word[4];
 };
 
-/* What a client connects to. Key of `services`. */
+/* What a client connects to. Key of `services`. A NodePort has the address 0.0.0.0 or ::, and is reached at every
+ * address that is marked for it. Port and protocol 0: no frontend but a mark, what an address is (enum mark). */
 struct frontend {
 	struct address address;
 	__be16 port;
@@ -31,16 +32,39 @@ struct frontend {
 	__u8 pad;
 };
 
-/* Value of `services`: backends are slots (id, generation, 0 .. count-1). count 0 means refuse. */
+enum mark {
+	MARK_OWN = 1,	     /* an address of this node */
+	MARK_NODEPORTS = 2,  /* at which NodePorts are served */
+	MARK_CLUSTER_IP = 4, /* of a service: a port of it that is no frontend is refused */
+};
+
+/* Value of `services`. The sets are often one and the same. */
 struct service {
-	__u64 id; /* hash of NAMESPACE/NAME:PORT and family; key of `names` */
+	__u64 inside;	  /* endpoint set for clients in the cluster: pods, and this node */
+	__u64 outside;	  /* endpoint set for everybody else */
+	__u64 ranges;	  /* hash of NAMESPACE/NAME: only clients of its `ranges` are served; 0: all are */
+	__u32 affinity_s; /* seconds that a client stays with its backend; 0: every connection chooses */
+	__u16 marks;	  /* enum mark; of an address, else 0 */
+	__u16 pad;
+};
+
+enum set_flag {
+	SET_ELSEWHERE = 1,  /* without backends here, but not in the cluster: dropped, not refused */
+	SET_CONSISTENT = 2, /* the slots are a Maglev table: indexed by the hash of a connection, not at random */
+};
+
+/* Value of `sets`, keyed by a __u64 id, hash of NAMESPACE/NAME:PORT, family and locality; key of `names`, too. Backends
+ * are slots (id, generation, 0 .. count-1). count 0 means refuse. */
+struct set {
 	__u32 generation;
 	__u32 count;
+	__u32 flags; /* enum set_flag */
+	__u32 pad;
 };
 
 /* Key of `slots`. */
 struct slot {
-	__u64 service;
+	__u64 set;
 	__u32 generation;
 	__u32 index;
 };
@@ -50,6 +74,54 @@ struct backend {
 	struct address address;
 	__be16 port;
 	__u16 pad;
+};
+
+/* Key of `members`: a backend that is in a set now. Kept for sets whose clients stay; value __u32 1. Also key of `usage`.
+ */
+struct member {
+	__u64 set;
+	struct backend backend;
+	__u32 pad;
+};
+
+/* Key of `affinity`. */
+struct client {
+	__u64 set;
+	struct address address;
+};
+
+/* Value of `affinity`: good for the service's affinity_s since `seen_ns`, and while the backend is a member. */
+struct affinity {
+	__u64 seen_ns; /* CLOCK_MONOTONIC, of the client's last new connection */
+	struct backend backend;
+	__u32 pad;
+};
+
+/* Key of `ranges` (LPM trie): clients that a service is for; value __u32 1. */
+struct range {
+	__u32 prefix_length; /* bits: 64 of the id, 96 more of mapped IPv4, and the block's own */
+	__u32 service[2];    /* id, in memory as a __u64 is */
+	struct address address;
+};
+
+/* Key of `blocks` (LPM trie); value __u32 enum block_kind. */
+struct block {
+	__u32 prefix_length; /* bits, 96 more for IPv4 */
+	struct address address;
+};
+
+enum block_kind {
+	BLOCK_PODS = 1,	    /* clients in the cluster have these addresses */
+	BLOCK_SERVICES = 2, /* cluster IPs come from here: one that no service has is dropped */
+};
+
+/* The only value of `node`. */
+struct node {
+	struct address ipv4; /* what stands for a client whose answers must come back here; zero: none */
+	struct address ipv6;
+	__u16 first_port; /* with a port of this range, host order, which no local socket and no NodePort uses */
+	__u16 last_port;
+	__u32 pad;
 };
 
 /* The host-side end of a pod's wire. ifindex 0: not a pod of this node. */
@@ -88,19 +160,23 @@ enum flow_flag {
 	FLOW_REPLY = 1,	 /* this entry matches the answers */
 	FLOW_NAT = 2,	 /* `to` differs from the key */
 	FLOW_BESIDE = 4, /* opened on another plugin's wire: both directions are translated there, and nowhere else */
+	FLOW_HOST = 8,	 /* asked by this node itself: answers go in at the interface that the question left by */
+	FLOW_GONE = 16,	 /* the backend is gone: the next packet ends the connection */
 };
 
 /* Value of `flows`. The other direction's key is reverse(to), and its `to` is reverse(key). */
 struct flow {
 	struct tuple to;  /* the packet's tuple when we are done with it */
 	__u64 seen_ns;	  /* CLOCK_MONOTONIC; refreshed at most once a second, both directions together */
-	__u64 service;	  /* id of the service it came through, or 0 */
+	__u64 service;	  /* id of the endpoint set it came through, or 0 */
+	__u64 bytes;	  /* of this direction, not yet added to `usage` */
 	struct wire from; /* where packets of this direction must come in */
 	struct wire deliver;
 	__u8 state;	/* enum flow_state */
 	__u8 flags;	/* enum flow_flag */
 	__u8 tcp_flags; /* union of TCP flags seen in this direction */
-	__u8 pad[5];
+	__u8 pad;
+	__u32 packets; /* like bytes */
 };
 
 /* Key of `fragments`; the value is struct ports of the first fragment. */
@@ -127,7 +203,8 @@ enum hook {
 	HOOK_TO_POD = 1,
 	HOOK_FROM_NETWORK = 2,
 	HOOK_TO_NETWORK = 3,
-	HOOK_MAX = 4,
+	HOOK_FROM_HOST = 4,
+	HOOK_MAX = 5,
 };
 
 /* What became of a packet. Index of `forwards` is hook * OUTCOME_MAX + outcome; also left in skb->cb[0]. */
@@ -158,7 +235,20 @@ enum drop_reason {
 	DROP_NO_SLOT = 13,		/* `services` led to a slot that is not there: a bug, never normal */
 	DROP_NO_SOURCE_PORT = 14,	/* every source port tried for a hairpin is taken */
 	DROP_REWRITE = 15,		/* a kernel helper refused to change the packet */
-	DROP_MAX = 16,
+	DROP_NO_LOCAL_ENDPOINTS = 16,	/* the service's policy is Local, and its endpoints are on other nodes */
+	DROP_UNDEFINED_PORT = 17,	/* a ClusterIP has no such port (the packet is rejected) */
+	DROP_UNALLOCATED_ADDRESS = 18,	/* of a service CIDR, and no service has it */
+	DROP_SOURCE_RANGE = 19,		/* the client is not in the service's loadBalancerSourceRanges */
+	DROP_BACKEND_GONE = 20,		/* the connection's backend is gone (the packet is rejected) */
+	DROP_NO_SOURCE_ADDRESS = 21,	/* the node has no address of this family to stand for the client */
+	DROP_MAX = 32,
+};
+
+/* Value of `usage` (per CPU), keyed by struct member: what went through a service to a backend, and back. */
+struct usage {
+	__u64 connections;
+	__u64 packets;
+	__u64 bytes;
 };
 
 /* Counter of `forwards` and `drops` (per CPU). */

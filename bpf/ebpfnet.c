@@ -24,3 +24,4 @@
 #include "to_pod_beside.c"
 #include "from_network.c"
 #include "to_network.c"
+#include "from_host.c"

@@ -79,7 +79,7 @@ static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct pack
 		return NULL;
 	f->to = p->tuple;
 	if (p->tuple.protocol == IPPROTO_TCP || p->tuple.protocol == IPPROTO_UDP) {
-		*error = choose_backend(f);
+		*error = choose_backend(f, HOOK_FROM_POD);
 		if (*error)
 			return NULL;
 		source_hairpin(f, &p->tuple);
@@ -117,7 +117,7 @@ int from_pod(struct __sk_buff *skb)
 	struct flow *f = recall(&p, now);
 	if (!f) {
 		f = open_flow(skb, &p, &fresh, now, &error);
-		if (error == -DROP_NO_ENDPOINTS)
+		if (refused(error))
 			return reject(skb, &p, HOOK_FROM_POD, error);
 		if (!f)
 			return drop(skb, HOOK_FROM_POD, error, &p.tuple);

@@ -56,7 +56,7 @@ static __always_inline struct flow *open_beside(struct __sk_buff *skb, struct pa
 		return NULL;
 	f->to = p->tuple;
 	f->flags = FLOW_BESIDE;
-	*error = choose_backend(f);
+	*error = choose_backend(f, HOOK_FROM_POD);
 	if (*error)
 		return NULL;
 	source_hairpin(f, &p->tuple);
@@ -139,7 +139,7 @@ int from_pod_beside(struct __sk_buff *skb)
 		track(f, &p, now);
 	} else {
 		f = open_beside(skb, &p, &fresh, now, &error);
-		if (error == -DROP_NO_ENDPOINTS) {
+		if (refused(error)) {
 			bpf_skb_change_type(skb, PACKET_HOST);
 			return reject(skb, &p, HOOK_FROM_POD, error);
 		}

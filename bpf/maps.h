@@ -1,7 +1,14 @@
 /* Every map, one line each. Sizes, flags and pins belong to the control plane (ebpfnet/abi.py TABLES): compilation
  * declares one entry, and the loader puts the real maps in their place. */
 BPF_TABLE("hash", struct frontend, struct service, services, 1);
+BPF_TABLE("hash", __u64, struct set, sets, 1);
 BPF_TABLE("hash", struct slot, struct backend, slots, 1);
+BPF_TABLE("hash", struct member, __u32, members, 1);
+BPF_TABLE("lru_hash", struct client, struct affinity, affinity, 1);
+BPF_F_TABLE("lpm_trie", struct range, __u32, ranges, 1, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lpm_trie", struct block, __u32, blocks, 1, BPF_F_NO_PREALLOC);
+BPF_TABLE("array", __u32, struct node, node, 1);
+BPF_TABLE("lru_percpu_hash", struct member, struct usage, usage, 1);
 BPF_TABLE("hash", struct address, struct pod, pods, 1);
 BPF_TABLE("lru_hash", struct tuple, struct flow, flows, 1);
 BPF_TABLE("lru_hash", struct fragment, struct ports, fragments, 1);

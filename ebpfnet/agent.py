@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # 30 ms of import that an agent of manifests does not need
 log = logging.getLogger(__name__)
 
 BTF = Path("/sys/kernel/btf/vmlinux")
-ON_UPLINK, ON_WIRE, ON_WIRE_BESIDE = abi.PROGRAMS[2:4], abi.PROGRAMS[0:2], abi.PROGRAMS[4:6]
+ON_UPLINK, ON_WIRE, ON_WIRE_BESIDE = abi.PROGRAMS[2:4], abi.PROGRAMS[0:2], abi.PROGRAMS[5:7]
 SIZED_BY = {
     "flows": "--max-flows",
     "services": "--max-services",

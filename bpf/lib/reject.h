@@ -142,6 +142,12 @@ static __always_inline int unreachable(struct __sk_buff *skb, const struct packe
 	return bpf_skb_store_bytes(skb, ETHERNET_LENGTH + (p->ipv6 ? 40 : 20), &body, length, 0) ? -DROP_REWRITE : 0;
 }
 
+/* What a client is told at once; every other error is silence. */
+static __always_inline bool refused(int error)
+{
+	return error == -DROP_NO_ENDPOINTS || error == -DROP_UNDEFINED_PORT || error == -DROP_BACKEND_GONE;
+}
+
 /* Answer a pod's packet with a refusal, back into the pod. */
 static __always_inline int reject(struct __sk_buff *skb, const struct packet *p, __u32 hook, int why)
 {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ebpfnet.model.labels import Labels, Selector
 
@@ -64,12 +65,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node: its own addresses and the blocks its pods get their addresses from. ``leaving``: about to be removed."""
+    """A node: its own addresses and the blocks its pods get their addresses from. ``leaving``: about to be removed.
+
+    ``zone`` is empty where nobody says (label ``topology.kubernetes.io/zone``).
+    """
 
     ref: Ref
     addresses: tuple[IPAddress, ...]
     pod_cidrs: tuple[IPNetwork, ...]
     leaving: bool = False
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +121,36 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """A port of a service; ``name`` may be empty when it is the only one."""
+    """A port of a service; ``name`` may be empty when it is the only one. ``node_port`` 0: none."""
 
     name: str
     protocol: int
     port: int
+    node_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service; ``cluster_ips`` is empty for headless and ExternalName. ``created`` is RFC 3339 text or empty."""
+    """A service; ``cluster_ips`` is empty for headless and ExternalName. ``created`` is RFC 3339 text or empty.
+
+    ``load_balancer_ips`` are those that are served here (ipMode VIP). ``internal_local``, ``external_local``: the traffic
+    policy is Local, of what comes to cluster IPs and of the rest. ``affinity_s``: seconds that a client stays with its
+    backend, 0 for none. ``source_ranges``: the clients of load balancer addresses, None for all.
+    ``health_check_port`` 0: none. ``consistent``: every node picks the same backend for a connection.
+    """
 
     ref: Ref
     cluster_ips: tuple[IPAddress, ...]
     ports: tuple[ServicePort, ...]
     created: str
+    external_ips: tuple[IPAddress, ...] = ()
+    load_balancer_ips: tuple[IPAddress, ...] = ()
+    internal_local: bool = False
+    external_local: bool = False
+    affinity_s: int = 0
+    source_ranges: tuple[IPNetwork, ...] | None = None
+    health_check_port: int = 0
+    consistent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +162,29 @@ class SlicePort:
     port: int
 
 
+class Hint(NamedTuple):
+    """For whom an endpoint is meant (``discovery.k8s.io/v1 EndpointHints``)."""
+
+    zones: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointSlice:
-    """Endpoints of one service and family; ``endpoints`` is packed (``ebpfnet.model.endpoints``)."""
+    """Endpoints of one service and family; ``endpoints`` is packed (``ebpfnet.model.endpoints``).
+
+    ``nodes`` and ``hints`` stand beside the packed records, one each; () where no endpoint has any. ``weight``: of each
+    endpoint, among the service's (1 unless said otherwise).
+    """
 
     ref: Ref
     service: str
     ipv6: bool
     ports: tuple[SlicePort, ...]
     endpoints: bytes
+    nodes: tuple[str, ...] = ()
+    hints: tuple[Hint, ...] = ()
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)

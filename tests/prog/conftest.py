@@ -17,7 +17,20 @@ from tests.prog import commands
 from tests.prog.loaded import Datapath
 
 # An LRU table of few entries may evict what it got last (before Linux 6.16): so fragments are many.
-SIZES = {"services": 64, "slots": 256, "pods": 64, "flows": 4096, "fragments": 2048, "names": 64}
+SIZES = {
+    "services": 64,
+    "sets": 64,
+    "members": 64,
+    "ranges": 64,
+    "blocks": 64,
+    "affinity": 1024,
+    "usage": 1024,
+    "slots": 256,
+    "pods": 64,
+    "flows": 4096,
+    "fragments": 2048,
+    "names": 64,
+}
 
 
 def needs_root() -> None:

@@ -69,13 +69,25 @@ class Datapath:
 
     def set_service(self, address: str, port: int, protocol: int, backends: list[tuple[str, int]], tag: int) -> None:
         frontend = abi.Frontend(packets.raw(address), port, protocol)
-        self.tables["services"].put(frontend.pack(), abi.Service(tag, 1, len(backends)).pack())
+        self.tables["sets"].put(tag.to_bytes(8, "little"), abi.Set(1, len(backends)).pack())
+        self.tables["services"].put(frontend.pack(), abi.Service(tag, tag).pack())
         for index, (backend, backend_port) in enumerate(backends):
             value = abi.Backend(packets.raw(backend), backend_port).pack()
             self.tables["slots"].put(abi.Slot(tag, 1, index).pack(), value)
 
     def clear(self) -> None:
-        for name in ("flows", "fragments", "services", "slots", "pods"):
+        for name in (
+            "flows",
+            "fragments",
+            "services",
+            "sets",
+            "slots",
+            "members",
+            "affinity",
+            "ranges",
+            "blocks",
+            "pods",
+        ):
             table = self.tables[name]
             table.delete_batch([key for key, _ in table.items()])
         for ends in packets.FAMILIES:

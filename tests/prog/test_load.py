@@ -10,9 +10,10 @@ INSTRUCTIONS_MAX = {
     "from_pod": 8000,
     "to_pod": 5000,
     "from_network": 6000,
-    "to_network": 100,
+    "to_network": 6000,
     "from_pod_beside": 8500,
     "to_pod_beside": 5000,
+    "from_host": 6000,
 }
 
 

@@ -27,7 +27,15 @@ DEFINES = re.findall(r"^#define ([A-Z0-9_]+) \d+", TEXT, re.MULTILINE)
 RECORDS: dict[str, Any] = {
     "frontend": abi.Frontend,
     "service": abi.Service,
+    "set": abi.Set,
     "slot": abi.Slot,
+    "member": abi.Member,
+    "client": abi.Client,
+    "affinity": abi.Affinity,
+    "range": abi.Range,
+    "block": abi.Block,
+    "node": abi.Node,
+    "usage": abi.Usage,
     "backend": abi.Backend,
     "pod": abi.Pod,
     "tuple": abi.Tuple,
@@ -43,6 +51,9 @@ ENUMS: dict[str, type[enum.IntEnum | enum.IntFlag]] = {
     "HOOK_": abi.Hook,
     "OUTCOME_": abi.Outcome,
     "DROP_": abi.DropReason,
+    "MARK_": abi.Mark,
+    "SET_": abi.SetFlag,
+    "BLOCK_": abi.BlockKind,
 }
 
 
@@ -88,11 +99,13 @@ def mark(record: Any, member: str) -> bytes:
     values: dict[str, Any] = {}
     for each in fields(record):
         inner = abi.Tuple(bytes(16), bytes(16), 0, 0, 0)
-        zero: dict[str, Any] = {"bytes": bytes(16), "Wire": abi.Wire(0, bytes(6)), "Tuple": inner}
+        backend = abi.Backend(bytes(16), 0)
+        zero = {"bytes": bytes(16), "Wire": abi.Wire(0, bytes(6)), "Tuple": inner, "Backend": backend}
         kind = str(each.type).removeprefix("abi.")
         values[each.name] = zero.get(kind, zero["Wire"] if each.name == "wire" else 0)
     kind = next(str(each.type) for each in fields(record) if each.name == member)
     ones: dict[str, Any] = {"bytes": b"\xff" * 16, "Wire": abi.Wire(1, bytes(6))}
+    ones["Backend"] = abi.Backend(ones["bytes"], 0)
     full = abi.Tuple(b"\xff" * 16, bytes(16), 0, 0, 0)
     values[member] = full if kind == "Tuple" else ones.get(kind, 1)
     packed: bytes = record(**values).pack()
@@ -136,7 +149,7 @@ def test_abi_includes_nothing_but_integer_types():
 
 
 def test_every_map_of_c_has_a_table_and_the_reverse():
-    maps = re.findall(r"^BPF_TABLE\(.*, (\w+), 1\);", (bpf_dir() / "maps.h").read_text(), re.MULTILINE)
+    maps = re.findall(r"^BPF_(?:F_)?TABLE\(.*, (\w+), 1(?:, \w+)?\);", (bpf_dir() / "maps.h").read_text(), re.MULTILINE)
     assert set(maps) | {"names", "layout"} == set(abi.TABLES)  # those two are for people and for the loader
 
 

@@ -69,7 +69,9 @@ def tables(lab: Lab, node: str, what: str) -> str:
 def counted(lab: Lab) -> int:
     """Return how many packets node-a's `to_network` has seen."""
     with pins.opened(lab.pins("node-a")) as tables:
-        raw = tables["forwards"].get(struct.pack("=I", abi.Hook.TO_NETWORK * len(abi.Outcome) + abi.Outcome.STACK)) or b""
+        raw = (
+            tables["forwards"].get(struct.pack("=I", abi.Hook.TO_NETWORK * len(abi.Outcome) + abi.Outcome.STACK)) or b""
+        )
     size = abi.Counter.size()
     return sum(abi.Counter.unpack(raw[start : start + size]).packets for start in range(0, len(raw), size))
 
