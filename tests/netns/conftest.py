@@ -34,9 +34,9 @@ def _root() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _descriptors() -> Iterator[None]:
     """Count what the run keeps open: maps that no test closes are memory of the kernel until the run ends."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = _descriptors_open()
     yield
-    kept = len(os.listdir("/proc/self/fd")) - before
+    kept = _descriptors_open() - before
     assert kept < len(abi.TABLES), f"the tests left {kept} descriptors open"
 
 
@@ -102,6 +102,10 @@ def wait() -> Wait:
             time.sleep(0.02)
 
     return until
+
+
+def _descriptors_open() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def _lab(what: str, manifests: Path, uplink_mtu: int | None) -> Iterator[Lab]:
