@@ -1,5 +1,5 @@
-"""The ruleset of kube-proxy's iptables mode for plain ClusterIP services, written after its documents (kubernetes.io
-"Virtual IPs and Service Proxies") and what `iptables-save` shows on a node of such a cluster.
+"""The ruleset of kube-proxy's iptables mode for ClusterIP and NodePort services, written after its documents
+(kubernetes.io "Virtual IPs and Service Proxies") and what `iptables-save` shows on a node of such a cluster.
 
 KUBE-SERVICES is one list of all services, walked by the first packet of every connection; KUBE-SVC-… picks one
 KUBE-SEP-… with the statistic match; masquerade by mark. Loaded in one `iptables-legacy-restore`.
@@ -69,28 +69,36 @@ def _chain(kind: str, text: str) -> str:
 
 
 def _ends(service: Service, name: str) -> list[str]:
-    return [_chain("SEP", f"{name}tcp{address}:{ENDPOINT_PORT}") for address in service.endpoints]
+    return [_chain("SEP", f"{name}{service.protocol}{address}:{ENDPOINT_PORT}") for address in service.endpoints]
 
 
 def _rules(service: Service) -> Iterator[str]:
     name = f"{service.namespace}/{service.name}:http"
-    chain = _chain("SVC", f"{name}tcp")
+    chain = _chain("SVC", f"{name}{service.protocol}")
     note = f'-m comment --comment "{name}"'
-    vip = f"-m tcp -p tcp -d {service.vip} --dport {SERVICE_PORT}"
+    protocol = f"-m {service.protocol} -p {service.protocol}"
+    vip = f"{protocol} -d {service.vip} --dport {SERVICE_PORT}"
     yield f'-A KUBE-SERVICES -m comment --comment "{name} cluster IP" {vip} -j {chain}'
     yield f'-A {chain} -m comment --comment "{name} cluster IP" {vip} ! -s {POD_CIDR} -j KUBE-MARK-MASQ'
+    if service.node_port:
+        outside = _chain("EXT", f"{name}{service.protocol}")
+        port = f"{protocol} --dport {service.node_port}"
+        yield f"-A KUBE-NODEPORTS {note} {port} -j {outside}"
+        yield f"-A {outside} {note} -j KUBE-MARK-MASQ"
+        yield f"-A {outside} -j {chain}"
     ends = _ends(service, name)
     for index, (address, end) in enumerate(zip(service.endpoints, ends, strict=True)):
         left = len(ends) - index
         chance = f"-m statistic --mode random --probability {1 / left:.10f} " if left > 1 else ""
         yield f"-A {chain} {note} {chance}-j {end}"
         yield f"-A {end} {note} -s {address} -j KUBE-MARK-MASQ"
-        yield f"-A {end} {note} -m tcp -p tcp -j DNAT --to-destination {address}:{ENDPOINT_PORT}"
+        yield f"-A {end} {note} {protocol} -j DNAT --to-destination {address}:{ENDPOINT_PORT}"
 
 
 def _chains(service: Service) -> Iterator[str]:
     name = f"{service.namespace}/{service.name}:http"
-    for chain in (_chain("SVC", f"{name}tcp"), *_ends(service, name)):
+    outside = [_chain("EXT", f"{name}{service.protocol}")] if service.node_port else []
+    for chain in (_chain("SVC", f"{name}{service.protocol}"), *_ends(service, name), *outside):
         yield f":{chain} - [0:0]"
 
 

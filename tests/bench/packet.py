@@ -120,18 +120,21 @@ def _fill(tables: Mapping[str, KernelTable]) -> None:
     tables["pods"].put(_packed(FAMILIES[1].client), abi.Pod(CLIENT_WIRE, 1).pack())
     for number, family in enumerate(FAMILIES):
         frontend = abi.Frontend(_packed(family.vip), PORT, abi.Protocol.TCP)
-        tables["services"].put(frontend.pack(), abi.Service(number + 1, 1, BACKENDS).pack())
+        tables["services"].put(frontend.pack(), abi.Service(number + 1, number + 1).pack())
+        tables["sets"].put((number + 1).to_bytes(8, "little"), abi.Set(1, BACKENDS).pack())
         for index in range(BACKENDS):
             address = _packed(family.first_backend, index + 1)
             tables["slots"].put(abi.Slot(number + 1, 1, index).pack(), abi.Backend(address, TARGET_PORT).pack())
             tables["pods"].put(address, abi.Pod(BACKEND_WIRE, 2).pack())
-    frontends, values, slots = [], [], []
+    frontends, values, sets, slots = [], [], [], []
     for number in range(SERVICES):
         frontends.append(abi.Frontend(_packed("10.97.0.1", number), PORT, abi.Protocol.TCP).pack())
-        values.append(abi.Service(number + 100, 1, SLOTS).pack())
+        values.append(abi.Service(number + 100, number + 100).pack())
+        sets.append((number + 100).to_bytes(8, "little"))
         slots += [abi.Slot(number + 100, 1, index).pack() for index in range(SLOTS)]
     backends = [abi.Backend(_packed("10.128.0.1", index), TARGET_PORT).pack() for index in range(len(slots))]
     tables["services"].put_batch(frontends, values)
+    tables["sets"].put_batch(sets, [abi.Set(1, SLOTS).pack()] * SERVICES)
     tables["slots"].put_batch(slots, backends)
 
 

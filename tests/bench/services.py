@@ -13,12 +13,14 @@ ENDPOINT_PORT = 8080
 
 
 class Service(NamedTuple):
-    """A ClusterIP service with one TCP port, called http."""
+    """A service with one port, called http: a ClusterIP, and with ``node_port`` a NodePort, too."""
 
     namespace: str
     name: str
     vip: IPv4Address
     endpoints: tuple[IPv4Address, ...]
+    protocol: str = "tcp"
+    node_port: int = 0
 
 
 def services(count: int, endpoints: Sequence[IPv4Address]) -> list[Service]:
