@@ -6,36 +6,19 @@ no name, an address that is none); an endpoint that can't serve is left out alon
 
 from __future__ import annotations
 
-import datetime as dt
 import ipaddress
-import socket
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
-from ebpfnet import abi
-from ebpfnet.model.endpoints import Condition
-from ebpfnet.model.facts import (
-    EndpointSlice,
-    Fact,
-    IPAddress,
-    Kind,
-    Namespace,
-    Node,
-    Peer,
-    Pod,
-    PodPort,
-    Problem,
-    Ref,
-    Service,
-    ServicePort,
-    SlicePort,
-)
-from ebpfnet.model.labels import Labels
+from ebpfnet.model.facts import Kind, Namespace, Node, Problem, Ref
 from ebpfnet.watch import schema, spelling
-from ebpfnet.watch.fields import BadField, parse_address, parse_port, parse_protocol
+from ebpfnet.watch.fields import BadField, Decoded, labels_of, parse_address
+from ebpfnet.watch.pods import convert_peer, convert_pod
 from ebpfnet.watch.policies import convert_policy
+from ebpfnet.watch.services import convert_service
+from ebpfnet.watch.slices import convert_slice
 from ebpfnet.watch.spelling import misspelt
 from ebpfnet.watch.words import explain
 
@@ -43,26 +26,17 @@ CLUSTER_KINDS = {Kind.NODE, Kind.NAMESPACE}
 NAME_MAX = 253  # RFC 1123 subdomain, the longest name of any kind
 # The others are of the core group, "".
 GROUPS: dict[str, str] = {Kind.ENDPOINT_SLICE: "discovery.k8s.io", Kind.NETWORK_POLICY: "networking.k8s.io"}
-BROADCAST = ipaddress.IPv4Address("255.255.255.255")
-OVER = frozenset({"Succeeded", "Failed"})
-SERVICE_NAME = "kubernetes.io/service-name"
 LEAVING = "ToBeDeletedByClusterAutoscaler"
+ZONE = "topology.kubernetes.io/zone"
+PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+HEADLESS = "service.kubernetes.io/headless"
 
 
-class Decoded(NamedTuple):
-    """What became of an object: a fact or None, and what was wrong with it. Neither: a kind that is not followed.
+def decode(item: Mapping[str, Any], proxy_name: str = "") -> Decoded:
+    """Decode one object given as a mapping (YAML or JSON, already parsed).
 
-    ``since`` is when its change was caused (seconds since the epoch), 0 where the object does not say.
+    Services and slices of another proxy than ``proxy_name`` are not followed; of an API server they are not asked for.
     """
-
-    ref: Ref | None
-    fact: Fact | None
-    problems: tuple[Problem, ...] = ()
-    since: float = 0.0
-
-
-def decode(item: Mapping[str, Any]) -> Decoded:
-    """Decode one object given as a mapping (YAML or JSON, already parsed)."""
     kind = item.get("kind")
     if not isinstance(kind, str) or not kind:
         ref = _loose_ref(item, Kind.FILE)
@@ -71,7 +45,20 @@ def decode(item: Mapping[str, Any]) -> Decoded:
         return _other_kind(item, kind)
     if _group(item) not in {None, GROUPS.get(kind, "")}:  # Knative has a Service, too
         return Decoded(None, None)
+    if kind in {Kind.SERVICE, Kind.ENDPOINT_SLICE} and not _is_ours(item, proxy_name):
+        return Decoded(None, None)
     return _convert(Kind(kind), item)
+
+
+def _is_ours(item: Mapping[str, Any], proxy_name: str) -> bool:
+    """Do with labels what kube-proxy's selector does (Run in cmd/kube-proxy/app/server.go, KEP-2447)."""
+    meta = item.get("metadata")
+    labels = meta.get("labels") if isinstance(meta, Mapping) else None
+    if not isinstance(labels, Mapping):
+        return not proxy_name
+    # One that is there and empty names a proxy, too: the selector is for a label that is not there.
+    other = labels.get(PROXY_NAME) != proxy_name if proxy_name else PROXY_NAME in labels
+    return not other and HEADLESS not in labels
 
 
 def _convert(kind: Kind, item: Mapping[str, Any]) -> Decoded:
@@ -158,10 +145,6 @@ def _is_name(text: str) -> bool:
     return whole and text[0] not in "-." and text[-1] not in "-."
 
 
-def _labels(meta: schema.Meta | schema.PeerMeta) -> Labels:
-    return tuple(sorted((meta.labels or {}).items()))
-
-
 def _node(ref: Ref, item: schema.NodeObject) -> Decoded:
     spec, status = item.spec or schema.NodeSpec(), item.status or schema.NodeStatus()
     addresses = tuple(
@@ -177,125 +160,12 @@ def _node(ref: Ref, item: schema.NodeObject) -> Decoded:
             raise BadField(f"spec.podCIDRs[{index}]", str(error)) from error
     # Who is leaving gets no new connections from load balancers (KEP-3836).
     leaving = bool(item.metadata.deletion_timestamp) or any(taint.key == LEAVING for taint in spec.taints or ())
-    return Decoded(ref, Node(ref, addresses, tuple(cidrs), leaving))
+    zone = (item.metadata.labels or {}).get(ZONE, "")
+    return Decoded(ref, Node(ref, addresses, tuple(cidrs), leaving, zone))
 
 
 def _namespace(ref: Ref, item: schema.NamespaceObject) -> Decoded:
-    return Decoded(ref, Namespace(ref, _labels(item.metadata)))
-
-
-def _addresses(status: schema.PodStatus) -> list[str | None]:
-    """Return a pod's addresses, none of one that is over: they may already be another pod's."""
-    if status.phase in OVER:
-        return []
-    return [entry.ip for entry in status.pod_ips or ()] or ([status.pod_ip] if status.pod_ip else [])
-
-
-def _peer(ref: Ref, item: schema.PeerObject) -> Decoded:
-    """Decode a pod of another node; there are 150,000."""
-    host = item.spec is not None and item.spec.host_network
-    texts = _addresses(item.status) if item.status and not host else ()
-    packed = [_packed(text or "", f"status.podIPs[{index}].ip") for index, text in enumerate(texts)]
-    return Decoded(ref, Peer(ref, _labels(item.metadata), b"".join(packed)))
-
-
-def _packed(text: str, field: str) -> bytes:
-    """Return an address as 16 bytes, parsed by the C library; what that does not like is looked at again slowly."""
-    v4 = ":" not in text
-    try:
-        raw = socket.inet_pton(socket.AF_INET if v4 else socket.AF_INET6, text)
-    except (OSError, ValueError):
-        raw = b""
-    if not raw or raw.startswith(abi.V4_PREFIX):
-        return abi.pack_address(parse_address(text, field))
-    return abi.V4_PREFIX + raw if v4 else raw
-
-
-def _pod(ref: Ref, item: schema.PodObject) -> Decoded:
-    spec, status = item.spec or schema.PodSpec(), item.status or schema.PodStatus()
-    over = status.phase in OVER
-    addresses = tuple(
-        parse_address(text, f"status.podIPs[{index}].ip") for index, text in enumerate(_addresses(status))
-    )
-    ports = []
-    for number, container in enumerate(spec.containers or ()):
-        for index, port in enumerate(container.ports or ()):
-            field = f"spec.containers[{number}].ports[{index}]"
-            protocol = parse_protocol(port.protocol, f"{field}.protocol")
-            ports.append(PodPort(port.name or "", protocol, parse_port(port.container_port, f"{field}.containerPort")))
-    problems = []
-    host = bool(spec.host_network)
-    for index, address in enumerate(() if over or host else addresses):
-        if reason := _unusable(address):
-            raise BadField(f"status.podIPs[{index}].ip", f"{address} is {reason}")
-    if not addresses and not over and not host and spec.node_name:
-        problems.append(Problem(ref, "status.podIPs", "the pod has no address (yet): it is not connected"))
-    fact = Pod(ref, spec.node_name or "", addresses, _labels(item.metadata), tuple(ports), host, over)
-    return Decoded(ref, fact, tuple(problems))
-
-
-def _cluster_ips(spec: schema.ServiceSpec) -> tuple[IPAddress, ...]:
-    """``clusterIPs``, or ``clusterIP``; none for headless services ("None"), ExternalName, and not yet allocated."""
-    if spec.type == "ExternalName":
-        return ()
-    texts = spec.cluster_ips or ([spec.cluster_ip] if spec.cluster_ip else [])
-    if not texts or texts[0] in {"None", ""}:
-        return ()
-    name = "spec.clusterIPs" if spec.cluster_ips else "spec.clusterIP"
-    addresses: list[IPAddress] = []
-    for index, text in enumerate(texts):
-        field = f"{name}[{index}]" if spec.cluster_ips else name
-        address = parse_address(text, field)
-        if any(address.version == other.version for other in addresses):
-            raise BadField(field, f"a second IPv{address.version} address (one of each family at most)")
-        if reason := _unusable(address):
-            raise BadField(field, f"{address} is {reason}")
-        addresses.append(address)
-    return tuple(addresses)
-
-
-def _unusable(address: IPAddress) -> str | None:
-    """Say why traffic can't be sent to an address, or None (the API forbids the same for endpoints)."""
-    for reason in ("loopback", "link_local", "multicast", "unspecified"):
-        if getattr(address, f"is_{reason}"):
-            return f"{reason.replace('_', '-')}"
-    return "broadcast" if address == BROADCAST else None
-
-
-def _service(ref: Ref, item: schema.ServiceObject) -> Decoded:
-    spec = item.spec or schema.ServiceSpec()
-    ports: list[ServicePort] = []
-    for index, port in enumerate(spec.ports or ()):
-        field = f"spec.ports[{index}]"
-        protocol = parse_protocol(port.protocol, f"{field}.protocol")
-        entry = ServicePort(port.name or "", protocol, parse_port(port.port, f"{field}.port"))
-        if any(entry.name == other.name for other in ports):
-            raise BadField(
-                f"{field}.name", f"{entry.name!r} stands twice" if entry.name else "missing, with several ports"
-            )
-        if any((entry.port, protocol) == (other.port, other.protocol) for other in ports):
-            raise BadField(f"{field}.port", f"{entry.port} stands twice for one protocol")
-        ports.append(entry)
-    created = item.metadata.creation_timestamp
-    created = created if isinstance(created, str) else created.isoformat() if hasattr(created, "isoformat") else ""
-    fact = Service(ref, _cluster_ips(spec), tuple(ports), created.replace("+00:00", "Z"))
-    return Decoded(ref, fact, tuple(_unserved(ref, spec)))
-
-
-def _unserved(ref: Ref, spec: schema.ServiceSpec) -> Iterator[Problem]:
-    """Name what a service asks for and does not get: silence would be a lie."""
-    if spec.cluster_ip and spec.cluster_ips and spec.cluster_ip != spec.cluster_ips[0] and spec.type != "ExternalName":
-        yield Problem(ref, "spec.clusterIP", f"{spec.cluster_ip} is not clusterIPs[0]; clusterIPs are served")
-    if spec.type in {"NodePort", "LoadBalancer"}:
-        yield Problem(ref, "spec.type", f"{spec.type} is not served yet; the ClusterIP is")
-    if spec.external_ips:
-        yield Problem(ref, "spec.externalIPs", "not served yet; the ClusterIP is")
-    if spec.session_affinity not in {None, "", "None"}:
-        yield Problem(ref, "spec.sessionAffinity", f"{spec.session_affinity} is not kept yet: every connection chooses")
-    if spec.internal_traffic_policy == "Local":
-        yield Problem(ref, "spec.internalTrafficPolicy", "Local is not obeyed yet: endpoints of all nodes serve")
-    if spec.traffic_distribution:
-        yield Problem(ref, "spec.trafficDistribution", f"{spec.traffic_distribution} is not obeyed yet")
+    return Decoded(ref, Namespace(ref, labels_of(item.metadata)))
 
 
 def _policy(ref: Ref, item: schema.NetworkPolicyObject) -> Decoded:
@@ -303,92 +173,17 @@ def _policy(ref: Ref, item: schema.NetworkPolicyObject) -> Decoded:
     return Decoded(ref, convert_policy(ref, item.spec or schema.NetworkPolicySpec()), (Problem(ref, "spec", text),))
 
 
-def _slice(ref: Ref, item: schema.EndpointSliceObject) -> Decoded:
-    if item.address_type == "FQDN":
-        return Decoded(None, None)
-    if item.address_type not in {"IPv4", "IPv6"}:
-        raise BadField("addressType", f"{item.address_type!r} is not IPv4, IPv6 or FQDN")
-    service = (item.metadata.labels or {}).get(SERVICE_NAME, "")
-    if not service:
-        return Decoded(None, None)  # a slice of nobody's: the API allows it, for other users
-    ports = []
-    for index, port in enumerate(item.ports or ()):
-        if port.port is None:  # "all ports", which no service can mean
-            continue
-        protocol = parse_protocol(port.protocol, f"ports[{index}].protocol")
-        ports.append(SlicePort(port.name or "", protocol, parse_port(port.port, f"ports[{index}].port")))
-    run, problems = _endpoints(ref, item.endpoints or [], ipv6=item.address_type == "IPv6")
-    fact = EndpointSlice(ref, service, item.address_type == "IPv6", tuple(ports), run)
-    return Decoded(ref, fact, tuple(problems), _seconds(item.metadata.annotations))
-
-
-def _seconds(annotations: schema.SliceAnnotations | None) -> float:
-    """Return when the change behind a slice was caused: RFC 3339, written by the EndpointSlice controller."""
-    if annotations is None or not annotations.trigger_time:
-        return 0.0
-    try:
-        return dt.datetime.fromisoformat(annotations.trigger_time).timestamp()
-    except ValueError:
-        return 0.0
-
-
-def _endpoints(ref: Ref, items: list[schema.Endpoint], *, ipv6: bool) -> tuple[bytes, list[Problem]]:
-    """Pack the endpoints; the hot path, so addresses are parsed by the C library and checked by their first bytes."""
-    out, problems = [], []
-    family = socket.AF_INET6 if ipv6 else socket.AF_INET
-    prefix = b"" if ipv6 else abi.V4_PREFIX
-    parse = socket.inet_pton
-    for index, item in enumerate(items):
-        text = item.addresses[0] if item.addresses else ""  # consumers must ignore all but the first (API reference)
-        try:
-            raw = parse(family, text)
-        except (OSError, ValueError):
-            raw = b""
-        if not raw or raw[0] in _SUSPECT[ipv6] or (ipv6 and raw[:2] == b"\0\0"):
-            reason = _refuse_endpoint(text, ipv6=ipv6)
-            if reason:
-                problems.append(Problem(ref, f"endpoints[{index}].addresses[0]", reason))
-                continue
-        out.append(prefix + raw + _CONDITIONS[_conditions(item.conditions)])
-    return b"".join(out), problems
-
-
-_SUSPECT = {False: frozenset((0, 127, 169, *range(224, 256))), True: frozenset((0, 0xFE, 0xFF))}
-_CONDITIONS = [bytes((value,)) for value in range(8)]
-
-
-def _refuse_endpoint(text: str, *, ipv6: bool) -> str | None:
-    """Say why an endpoint's address can't be used, or None; the slow look at what the quick one found suspicious."""
-    try:
-        address = parse_address(text, "")
-    except BadField as error:
-        return error.reason
-    if (address.version == 6) != ipv6:
-        return f"{text} is not of the slice's addressType"
-    reason = _unusable(address)
-    return f"{text} is {reason}" if reason else None
-
-
-def _conditions(given: schema.EndpointConditions | None) -> int:
-    """Apply the defaults: ready unless said otherwise, serving like ready, terminating not."""
-    if given is None:
-        return Condition.READY | Condition.SERVING
-    ready = given.ready is not False
-    serving = ready if given.serving is None else given.serving
-    return ready * 1 + serving * 2 + bool(given.terminating) * 4
-
-
 _DECODERS: dict[str, tuple[type, Callable[[Ref, Any], Decoded]]] = {
     Kind.NODE: (schema.NodeObject, _node),
     Kind.NAMESPACE: (schema.NamespaceObject, _namespace),
-    Kind.POD: (schema.PodObject, _pod),
-    Kind.SERVICE: (schema.ServiceObject, _service),
-    Kind.ENDPOINT_SLICE: (schema.EndpointSliceObject, _slice),
+    Kind.POD: (schema.PodObject, convert_pod),
+    Kind.SERVICE: (schema.ServiceObject, convert_service),
+    Kind.ENDPOINT_SLICE: (schema.EndpointSliceObject, convert_slice),
     Kind.NETWORK_POLICY: (schema.NetworkPolicyObject, _policy),
 }
 BRIEF: dict[str, type] = {Kind.PEER: schema.PeerObject}
 """Kinds of which so little is read that it is best read with the event around it; their metadata names a version."""
-_PEER = (schema.PeerObject, _peer)  # asked for, never named: to the API it is a Pod
+_PEER = (schema.PeerObject, convert_peer)  # asked for, never named: to the API it is a Pod
 _READERS: dict[str, tuple[Callable[[bytes | msgspec.Raw], Any], Callable[[Ref, Any], Decoded]]] = {
     kind: (msgspec.json.Decoder(struct).decode, convert)
     for kind, (struct, convert) in {**_DECODERS, Kind.PEER: _PEER}.items()

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import NamedTuple
 
 from ebpfnet import abi
-from ebpfnet.model.facts import IPAddress, IPNetwork
+from ebpfnet.model.facts import Fact, IPAddress, IPNetwork, Problem, Ref
+from ebpfnet.model.labels import Labels
+from ebpfnet.watch import schema
 
+BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 PROTOCOLS = {"TCP": abi.Protocol.TCP, "UDP": abi.Protocol.UDP, "SCTP": abi.Protocol.SCTP}
+
+
+class Decoded(NamedTuple):
+    """What became of an object: a fact or None, and what was wrong with it. Neither: a kind that is not followed.
+
+    ``since`` is when its change was caused (seconds since the epoch), 0 where the object does not say.
+    """
+
+    ref: Ref | None
+    fact: Fact | None
+    problems: tuple[Problem, ...] = ()
+    since: float = 0.0
 
 
 class BadField(Exception):
@@ -57,3 +73,16 @@ def parse_port(number: int, field: str) -> int:
     if not 1 <= number <= 65535:
         raise BadField(field, f"{number} is not a port (1 to 65535)")
     return number
+
+
+def unusable(address: IPAddress) -> str | None:
+    """Say why traffic can't be sent to an address, or None (the API forbids the same for endpoints)."""
+    for reason in ("loopback", "link_local", "multicast", "unspecified"):
+        if getattr(address, f"is_{reason}"):
+            return f"{reason.replace('_', '-')}"
+    return "broadcast" if address == BROADCAST else None
+
+
+def labels_of(meta: schema.Meta | schema.PeerMeta) -> Labels:
+    """Return an object's labels in one order."""
+    return tuple(sorted((meta.labels or {}).items()))

@@ -87,14 +87,14 @@ def _objects(document: object) -> Iterator[Mapping[str, Any]]:
     raise ValueError(f"an object is expected, not {type_name(document)}")
 
 
-def parse(name: str, text: bytes) -> Content:
+def parse(name: str, text: bytes, proxy_name: str = "") -> Content:
     """Return what a file's text says; a text that can't be parsed is ``broken`` and says only that."""
     facts: dict[Ref, Fact] = {}
     problems: list[Problem] = []
     here = Ref(Kind.FILE, "", name)
     try:
         items = [item for document in _documents(name, text) for item in _objects(document)]
-        decoded = [decode(item) for item in items]
+        decoded = [decode(item, proxy_name) for item in items]
     except Exception as error:  # PyYAML's constructors raise whatever they stumble over: IndexError, KeyError, ...
         mark = getattr(error, "problem_mark", None)
         field = f"line {mark.line + 1}" if mark else ""
@@ -133,7 +133,7 @@ def merge(contents: Mapping[str, Content]) -> tuple[dict[Ref, Fact], list[Proble
     return facts, problems
 
 
-def read(paths: Iterable[Path | str]) -> list[Change]:
+def read(paths: Iterable[Path | str], proxy_name: str = "") -> list[Change]:
     """Read files and folders (``-``: standard input) once: facts, problems and a ``Synced`` at the end.
 
     Raises ``BadInput`` for a path that is not there; what can't be parsed comes as ``Refused``.
@@ -141,12 +141,12 @@ def read(paths: Iterable[Path | str]) -> list[Change]:
     contents: dict[str, Content] = {}
     for path in map(Path, paths):
         if str(path) == "-":
-            contents["-"] = parse("standard input", sys.stdin.buffer.read())
+            contents["-"] = parse("standard input", sys.stdin.buffer.read(), proxy_name)
             continue
         if not path.exists():
             raise BadInput(f"{path}: no such file or folder")
         for file in list_files(path):
-            contents[str(file)] = parse(str(file), file.read_bytes())
+            contents[str(file)] = parse(str(file), file.read_bytes(), proxy_name)
     facts, problems = merge(contents)
     out: list[Change] = [Upsert(fact) for fact in facts.values()]
     out += [Refused(problem, partial=problem.ref in facts) for problem in problems]
@@ -158,11 +158,12 @@ class ManifestSource:
 
     A file is read when it has not been written to for ``settle_s`` seconds; ``unsettled`` says that one has. One that
     never rests is read when it was replaced (whoever renames, has written before). ``complete`` says that no file or
-    object is refused that was never read well.
+    object is refused that was never read well. Services of another proxy than ``proxy_name`` are left to that one.
     """
 
-    def __init__(self, folder: Path, settle_s: float = SETTLE_S, node: str = "") -> None:
+    def __init__(self, folder: Path, settle_s: float = SETTLE_S, node: str = "", proxy_name: str = "") -> None:
         self.folder = folder
+        self._proxy_name = proxy_name
         self._node = Ref(Kind.NODE, "", node) if node else None
         self.settle_s = settle_s
         self.unsettled = False
@@ -279,7 +280,7 @@ class ManifestSource:
 
     def _reread(self, path: str) -> None:
         try:
-            content = parse(path, Path(path).read_bytes())
+            content = parse(path, Path(path).read_bytes(), self._proxy_name)
         except OSError as error:
             problem = Problem(Ref(Kind.FILE, "", str(path)), "", error.strerror or "")
             content = Content({}, (problem,), broken=True)

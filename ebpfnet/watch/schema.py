@@ -38,12 +38,19 @@ class SliceAnnotations(Struct):
     """What is read of an EndpointSlice's annotations."""
 
     trigger_time: Text = msgspec.field(default=None, name="endpoints.kubernetes.io/last-change-trigger-time")
+    weight: Text = msgspec.field(default=None, name="ebpfnet.io/weight")
 
 
 class SliceMeta(Meta):
     """``ObjectMeta`` of an EndpointSlice."""
 
     annotations: SliceAnnotations | None = None
+
+
+class ServiceMeta(Meta):
+    """``ObjectMeta`` of a Service. All annotations are read: what begins with our name and is none of ours is named."""
+
+    annotations: dict[str, Any] | None = None
 
 
 class Taint(Struct):
@@ -160,6 +167,19 @@ class ServicePortObject(Struct):
     port: int
     name: Text = None
     protocol: Text = None
+    node_port: Number = None
+
+
+class ClientIPConfig(Struct):
+    """``ClientIPConfig``."""
+
+    timeout_seconds: Number = None
+
+
+class SessionAffinityConfig(Struct):
+    """``SessionAffinityConfig``."""
+
+    client_ip: ClientIPConfig | None = msgspec.field(default=None, name="clientIP")
 
 
 class ServiceSpec(Struct):
@@ -170,16 +190,39 @@ class ServiceSpec(Struct):
     cluster_ips: list[str] | None = msgspec.field(default=None, name="clusterIPs")
     external_ips: list[str] | None = msgspec.field(default=None, name="externalIPs")
     session_affinity: Text = None
+    session_affinity_config: SessionAffinityConfig | None = None
     internal_traffic_policy: Text = None
-    traffic_distribution: Text = None
+    external_traffic_policy: Text = None
+    load_balancer_source_ranges: list[str] | None = None
+    health_check_node_port: Number = None
     ports: list[ServicePortObject] | None = None
+
+
+class LoadBalancerIngress(Struct):
+    """``LoadBalancerIngress``."""
+
+    ip: Text = None
+    ip_mode: Text = None
+
+
+class LoadBalancerStatus(Struct):
+    """``LoadBalancerStatus``."""
+
+    ingress: list[LoadBalancerIngress] | None = None
+
+
+class ServiceStatus(Struct):
+    """``ServiceStatus``."""
+
+    load_balancer: LoadBalancerStatus | None = None
 
 
 class ServiceObject(Struct):
     """``v1 Service``."""
 
-    metadata: Meta
+    metadata: ServiceMeta
     spec: ServiceSpec | None = None
+    status: ServiceStatus | None = None
 
 
 class EndpointConditions(Struct):
@@ -190,11 +233,26 @@ class EndpointConditions(Struct):
     terminating: Flag = None
 
 
+class Meant(Struct):
+    """``ForZone`` or ``ForNode``."""
+
+    name: str
+
+
+class EndpointHints(Struct):
+    """``EndpointHints``."""
+
+    for_zones: list[Meant] | None = None
+    for_nodes: list[Meant] | None = None
+
+
 class Endpoint(Struct):
     """``Endpoint``."""
 
     addresses: list[str]
     conditions: EndpointConditions | None = None
+    node_name: Text = None
+    hints: EndpointHints | None = None
 
 
 class EndpointPort(Struct):

@@ -26,16 +26,13 @@ FIELDS = {
     "creationTimestamp",
     "ephemeralContainerStatuses",
     "ephemeralContainers",
-    "externalTrafficPolicy",
     "hostIP",
     "hostIPs",
     "hostPort",
     "initContainerStatuses",
     "initContainers",
-    "nodePort",
     "podIP",
     "podIPs",
-    "sessionAffinityConfig",
     "targetPort",
 }
 

@@ -9,15 +9,14 @@ import threading
 from collections.abc import Sequence
 
 from ebpfnet.model.facts import Accepted, Change, Delete, Kind, Problem, Ref, Refused, Synced, Upsert
+from ebpfnet.watch.decode import HEADLESS, PROXY_NAME
 from ebpfnet.watch.kube.connection import Api
 from ebpfnet.watch.kube.group import Group
 from ebpfnet.watch.kube.peers import PeerWatch
 from ebpfnet.watch.kube.reflector import IDLE_S, Resource
 from ebpfnet.watch.source import HIDES, Deliver, Stats
 
-PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 END_S = 2.0
-HEADLESS = "service.kubernetes.io/headless"
 
 
 def resources(node: str, proxy_name: str = "") -> list[Resource]:

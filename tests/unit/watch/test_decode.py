@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ebpfnet import abi
 from ebpfnet.model.endpoints import Condition, unpack
 from ebpfnet.model.facts import EndpointSlice, Kind, Node, Peer, Pod, Ref, Service
-from ebpfnet.watch.decode import Decoded, decode, decode_bytes
+from ebpfnet.watch.decode import decode, decode_bytes
+from ebpfnet.watch.fields import Decoded
 
 
 def service(**spec):
@@ -176,24 +177,6 @@ def test_nothing_an_object_says_raises(kind: Kind, item):
     assert found.fact is not None or found.problems or found.ref is None
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("type", "NodePort"),
-        ("type", "LoadBalancer"),
-        ("externalIPs", ["192.0.2.1"]),
-        ("sessionAffinity", "ClientIP"),
-        ("internalTrafficPolicy", "Local"),
-        ("trafficDistribution", "PreferClose"),
-    ],
-)
-def test_what_a_service_asks_for_and_does_not_get_is_named(field: str, value: object):
-    item = {"kind": "Service", "metadata": {"name": "web", "namespace": "default"}}
-    found = decode({**item, "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}], field: value}})
-    assert isinstance(found.fact, Service)
-    assert [problem.field for problem in found.problems] == [f"spec.{field}"]
-
-
 def test_bytes_and_mapping_say_the_same():
     item = {
         "metadata": {"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
@@ -276,3 +259,51 @@ def test_who_is_eligible(deleted: str | None, taints: list[str], eligible: bool)
     fact = decode(item).fact
     assert isinstance(fact, Node)
     assert (not fact.leaving) is eligible
+
+
+@pytest.mark.parametrize(
+    ("labels", "zone"), [(None, ""), ({"zone": "a"}, ""), ({"topology.kubernetes.io/zone": "eu-1a"}, "eu-1a")]
+)
+def test_a_node_s_zone(labels: dict[str, str] | None, zone: str):
+    fact = decode({"kind": "Node", "metadata": {"name": "a", "labels": labels}}).fact
+    assert isinstance(fact, Node)
+    assert fact.zone == zone
+
+
+PROXY, HEADLESS = "service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"
+
+
+@pytest.mark.parametrize(
+    ("labels", "mine", "theirs"),
+    [
+        ({}, True, False),
+        ({"app": "web"}, True, False),
+        ({PROXY: "cilium"}, False, True),
+        ({PROXY: "other"}, False, False),
+        ({PROXY: ""}, False, False),  # kube-proxy's selector is for a label that is not there
+        ({HEADLESS: ""}, False, False),
+        ({HEADLESS: "false"}, False, False),
+        ({PROXY: "cilium", HEADLESS: ""}, False, False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Service", "EndpointSlice"])
+def test_services_and_slices_of_another_proxy_are_none_of_our_business(
+    kind: str, labels: dict[str, str], mine: bool, theirs: bool
+):
+    item = service(clusterIP="10.0.0.1") if kind == "Service" else pieces({"addresses": ["10.0.0.1"]})
+    item["metadata"] = {"name": "web", "labels": {"kubernetes.io/service-name": "web", **labels}}
+    assert (decode(item).fact is not None) is mine
+    assert (decode(item, "cilium").fact is not None) is theirs
+
+
+@pytest.mark.parametrize("meta", [{"name": "web"}, {"name": "web", "labels": None}, {"name": "web", "labels": {}}])
+def test_a_service_without_labels_is_the_one_proxy_s_that_has_no_name(meta: dict[str, object]):
+    item = service(clusterIP="10.0.0.1") | {"metadata": meta}
+    assert decode(item).fact is not None
+    assert decode(item, "cilium") == Decoded(None, None)
+
+
+@pytest.mark.parametrize("kind", ["Pod", "Node", "Namespace", "NetworkPolicy"])
+def test_other_kinds_have_no_proxy(kind: str):
+    meta = {"name": "x", "labels": {PROXY: "other", HEADLESS: ""}}
+    assert decode({"kind": kind, "metadata": meta}).fact is not None

@@ -177,3 +177,17 @@ def test_a_node_that_is_in_no_manifest_is_named_until_it_is(tmp_path: Path):
     assert set(told(source.scan())) == {"+b", "ok b"}
     (tmp_path / "b.yaml").unlink()
     assert set(told(source.scan())) == {"-b", "!b"}
+
+
+SERVED = "kind: Service\nmetadata: {name: web, labels: {%s}}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n"
+PROXY = "service.kubernetes.io/service-proxy-name"
+
+
+def test_a_service_that_is_given_to_another_proxy_is_gone(tmp_path: Path):
+    path, ours = tmp_path / "a.yaml", ManifestSource(tmp_path, settle_s=0)
+    theirs = ManifestSource(tmp_path, settle_s=0, proxy_name="other")
+    path.write_text(SERVED % "")
+    assert (told(ours.scan()), told(theirs.scan())) == (["+web"], [])
+    path.write_text(SERVED % f"{PROXY}: other")
+    assert (told(ours.scan()), told(theirs.scan())) == (["-web"], ["+web"])
+    assert (told(read([path])), told(read([path], "other"))) == (["synced"], ["+web", "synced"])

@@ -10,6 +10,7 @@ import pytest
 from ebpfnet.model.facts import Kind
 from ebpfnet.watch.kube import reflector
 from ebpfnet.watch.kube.reflector import Resource
+from ebpfnet.watch.kube.source import resources
 from tests.apiserver.faults import Fault
 from tests.apiserver.server import ApiServer
 from tests.unit.watch.kube.conftest import NODE, Follow
@@ -68,6 +69,20 @@ def test_services_of_another_proxy_are_left_to_it(server: ApiServer, follow: Fol
     with follow("services") as told:
         told.wait(lambda told: told.synced)
         assert told.names() == {"web"}
+
+
+@pytest.mark.parametrize(
+    ("name", "selector"),
+    [
+        ("", "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless"),
+        ("mine", "service.kubernetes.io/service-proxy-name=mine,!service.kubernetes.io/headless"),
+    ],
+)
+def test_services_and_slices_are_asked_for_as_kube_proxy_does(name: str, selector: str):
+    """As by the informers of ``Run`` in cmd/kube-proxy/app/server.go; a name is what KEP-2447 leaves to others."""
+    labels = {each.kind: each.labels for each in resources("node-a", name)}
+    assert labels.pop(Kind.SERVICE) == labels.pop(Kind.ENDPOINT_SLICE) == selector
+    assert not any(labels.values())
 
 
 def test_a_watch_goes_on_where_it_was(server: ApiServer, follow: Follow, listing: str):
