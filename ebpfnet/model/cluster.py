@@ -6,12 +6,27 @@ Endpoint slices are not kept: compiled, they are a few bytes each, and the recon
 from __future__ import annotations
 
 from ebpfnet.model.demand import Demand
-from ebpfnet.model.facts import IPAddress, Kind, Namespace, NetworkPolicy, Node, Peer, Pod, Ref, Service
+from ebpfnet.model.facts import (
+    IPAddress,
+    IPNetwork,
+    Kind,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Peer,
+    Pod,
+    Ref,
+    Service,
+    ServiceCIDR,
+)
 from ebpfnet.model.peers import Peers, as_peer
 
 
 class Cluster:
-    """Services, the pods of one node, nodes, namespaces and policies, and what policies see of other nodes' pods."""
+    """Services and where their addresses come from, the pods of one node, nodes, namespaces, and policies.
+
+    And of other nodes' pods what policies see.
+    """
 
     def __init__(self, node: str) -> None:
         self.node = node
@@ -26,7 +41,14 @@ class Cluster:
         missing: what policies mean by them stays as it was.
         """
         self.claims: dict[IPAddress, dict[Ref, Service]] = {}
+        self._service_cidrs: dict[Ref, ServiceCIDR] = {}
         self._demand = Demand()
+
+    @property
+    def service_cidrs(self) -> tuple[IPNetwork, ...]:
+        """The blocks that cluster IPs come from, as the cluster's objects say: each once, in order; () if none does."""
+        blocks = {block for each in self._service_cidrs.values() for block in each.cidrs}
+        return tuple(sorted(blocks, key=lambda block: (block.version, block.network_address, block.prefixlen)))
 
     def set_service(self, service: Service) -> set[Ref]:
         """Take a service in; returns the services that must be compiled again (those it shares an address with)."""
@@ -69,7 +91,7 @@ class Cluster:
         self._demand.drop(ref)
         return self.pods.pop(ref, None) is not None
 
-    def note(self, fact: Node | Namespace | Peer | NetworkPolicy) -> None:
+    def note(self, fact: Node | Namespace | Peer | NetworkPolicy | ServiceCIDR) -> None:
         """Take in what no table of this node follows from by itself."""
         match fact:
             case Peer():
@@ -81,6 +103,8 @@ class Cluster:
                 self.nodes[fact.ref] = fact
             case Namespace():
                 self.namespaces[fact.ref] = fact
+            case ServiceCIDR():
+                self._service_cidrs[fact.ref] = fact
 
     def forget(self, ref: Ref) -> None:
         """Take out what ``note`` took in; what is not there is no error."""
@@ -94,6 +118,8 @@ class Cluster:
                 self.nodes.pop(ref, None)
             case Kind.NAMESPACE:
                 self.namespaces.pop(ref, None)
+            case Kind.SERVICE_CIDR:
+                self._service_cidrs.pop(ref, None)
 
     def needs_peers(self) -> bool:
         """Say whether a policy that selects a pod of this node has other pods as peers."""

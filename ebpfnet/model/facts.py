@@ -26,6 +26,7 @@ class Kind(enum.StrEnum):
     SERVICE = "Service"
     ENDPOINT_SLICE = "EndpointSlice"
     NETWORK_POLICY = "NetworkPolicy"
+    SERVICE_CIDR = "ServiceCIDR"
     PEER = "Peer"
     """A pod of another node, as a policy's peer: apart from ours, so that one that moves can't be lost between two."""
     FILE = "File"
@@ -38,7 +39,7 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ref:
-    """Which object: ``namespace`` is empty for Node and Namespace."""
+    """Which object: ``namespace`` is empty for Node, Namespace and ServiceCIDR."""
 
     kind: Kind
     namespace: str
@@ -133,9 +134,9 @@ class ServicePort:
 class Service:
     """A service; ``cluster_ips`` is empty for headless and ExternalName. ``created`` is RFC 3339 text or empty.
 
-    ``load_balancer_ips`` are those that are served here (ipMode VIP). ``internal_local``, ``external_local``: the traffic
-    policy is Local, of what comes to cluster IPs and of the rest. ``affinity_s``: seconds that a client stays with its
-    backend, 0 for none. ``source_ranges``: the clients of load balancer addresses, None for all.
+    ``load_balancer_ips`` are those that are served here (ipMode VIP). ``internal_local``, ``external_local``: the
+    traffic policy is Local, of what comes to cluster IPs and of the rest. ``affinity_s``: seconds that a client stays
+    with its backend, 0 for none. ``source_ranges``: the clients of load balancer addresses, None for all.
     ``health_check_port`` 0: none. ``consistent``: every node picks the same backend for a connection.
     """
 
@@ -151,6 +152,14 @@ class Service:
     source_ranges: tuple[IPNetwork, ...] | None = None
     health_check_port: int = 0
     consistent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCIDR:
+    """Blocks that cluster IPs come from, at most one of each family; a cluster may have several of these (KEP-1880)."""
+
+    ref: Ref
+    cidrs: tuple[IPNetwork, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +249,7 @@ class NetworkPolicy:
         return any(isinstance(peer, PodPeer) for rule in rules for peer in rule.peers)
 
 
-Fact = Node | Namespace | Pod | Peer | Service | EndpointSlice | NetworkPolicy
+Fact = Node | Namespace | Pod | Peer | Service | ServiceCIDR | EndpointSlice | NetworkPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,11 @@ REFRESH_S = 30 * 60.0
 FINISH_S = 6 * 60.0
 REMEMBERED_MAX = 4096
 
-API_VERSIONS = {Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1", Kind.NETWORK_POLICY: "networking.k8s.io/v1"}
+API_VERSIONS = {
+    Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1",
+    Kind.NETWORK_POLICY: "networking.k8s.io/v1",
+    Kind.SERVICE_CIDR: "networking.k8s.io/v1",
+}
 _SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 Body = dict[str, Any]

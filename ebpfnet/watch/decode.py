@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from ebpfnet.model.facts import Kind, Namespace, Node, Problem, Ref
+from ebpfnet.model.facts import IPNetwork, Kind, Namespace, Node, Problem, Ref, ServiceCIDR
 from ebpfnet.watch import schema, spelling
-from ebpfnet.watch.fields import BadField, Decoded, labels_of, parse_address
+from ebpfnet.watch.fields import BadField, Decoded, labels_of, parse_address, parse_network
 from ebpfnet.watch.pods import convert_peer, convert_pod
 from ebpfnet.watch.policies import convert_policy
 from ebpfnet.watch.services import convert_service
@@ -22,10 +22,14 @@ from ebpfnet.watch.slices import convert_slice
 from ebpfnet.watch.spelling import misspelt
 from ebpfnet.watch.words import explain
 
-CLUSTER_KINDS = {Kind.NODE, Kind.NAMESPACE}
+CLUSTER_KINDS = {Kind.NODE, Kind.NAMESPACE, Kind.SERVICE_CIDR}
 NAME_MAX = 253  # RFC 1123 subdomain, the longest name of any kind
 # The others are of the core group, "".
-GROUPS: dict[str, str] = {Kind.ENDPOINT_SLICE: "discovery.k8s.io", Kind.NETWORK_POLICY: "networking.k8s.io"}
+GROUPS: dict[str, str] = {
+    Kind.ENDPOINT_SLICE: "discovery.k8s.io",
+    Kind.NETWORK_POLICY: "networking.k8s.io",
+    Kind.SERVICE_CIDR: "networking.k8s.io",
+}
 LEAVING = "ToBeDeletedByClusterAutoscaler"
 ZONE = "topology.kubernetes.io/zone"
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
@@ -66,13 +70,13 @@ def _convert(kind: Kind, item: Mapping[str, Any]) -> Decoded:
     struct, convert = _PEER if kind == Kind.PEER else _DECODERS[kind]
     try:
         found = convert(_named(ref), msgspec.convert(item, struct))
-        odd = [Problem(ref, path, f"no such field; did you mean {name}?") for path, name in misspelt(item, struct)]
-        return found._replace(problems=(*found.problems, *odd)) if odd else found
     except msgspec.ValidationError as error:
         field, reason = explain(str(error))
         return Decoded(ref, None, (Problem(ref, field, reason),))
     except BadField as error:
-        return Decoded(ref, None, (Problem(ref, error.field, error.reason),))
+        found = Decoded(ref, None, (Problem(ref, error.field, error.reason),))
+    odd = [Problem(ref, path, f"no such field; did you mean {name}?") for path, name in misspelt(item, struct)]
+    return found._replace(problems=(*found.problems, *odd)) if odd else found
 
 
 def decode_bytes(kind: Kind, text: bytes | msgspec.Raw) -> Decoded:
@@ -168,6 +172,20 @@ def _namespace(ref: Ref, item: schema.NamespaceObject) -> Decoded:
     return Decoded(ref, Namespace(ref, labels_of(item.metadata)))
 
 
+def _service_cidr(ref: Ref, item: schema.ServiceCIDRObject) -> Decoded:
+    """Decode a block of cluster IPs; one that is being deleted counts until it is gone, as for kube-proxy."""
+    blocks: list[IPNetwork] = []
+    for index, text in enumerate((item.spec.cidrs if item.spec else None) or ()):
+        field = f"spec.cidrs[{index}]"
+        block = parse_network(text, field)
+        if any(block.version == other.version for other in blocks):
+            raise BadField(field, f"a second IPv{block.version} block (one of each family at most)")
+        blocks.append(block)
+    if not blocks:
+        raise BadField("spec.cidrs", "missing")
+    return Decoded(ref, ServiceCIDR(ref, tuple(blocks)))
+
+
 def _policy(ref: Ref, item: schema.NetworkPolicyObject) -> Decoded:
     text = "network policies are not enforced yet: what it forbids is allowed"
     return Decoded(ref, convert_policy(ref, item.spec or schema.NetworkPolicySpec()), (Problem(ref, "spec", text),))
@@ -180,6 +198,7 @@ _DECODERS: dict[str, tuple[type, Callable[[Ref, Any], Decoded]]] = {
     Kind.SERVICE: (schema.ServiceObject, convert_service),
     Kind.ENDPOINT_SLICE: (schema.EndpointSliceObject, convert_slice),
     Kind.NETWORK_POLICY: (schema.NetworkPolicyObject, _policy),
+    Kind.SERVICE_CIDR: (schema.ServiceCIDRObject, _service_cidr),
 }
 BRIEF: dict[str, type] = {Kind.PEER: schema.PeerObject}
 """Kinds of which so little is read that it is best read with the event around it; their metadata names a version."""

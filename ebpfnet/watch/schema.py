@@ -1,7 +1,7 @@
 """The fields of Kubernetes objects that we use, typed for msgspec.
 
-Field names and defaults are the API's (``v1`` and ``discovery.k8s.io/v1``); anything not named here is skipped unread.
-None and an empty list mean the same, and every accessor below says so once.
+Field names and defaults are the API's (``v1``, ``discovery.k8s.io/v1``, ``networking.k8s.io/v1``); anything not named
+here is skipped unread. None and an empty list mean the same, and every accessor below says so once.
 """
 
 from __future__ import annotations
@@ -223,6 +223,19 @@ class ServiceObject(Struct):
     metadata: ServiceMeta
     spec: ServiceSpec | None = None
     status: ServiceStatus | None = None
+
+
+class ServiceCIDRSpec(Struct):
+    """``ServiceCIDRSpec``."""
+
+    cidrs: list[str] | None = None
+
+
+class ServiceCIDRObject(Struct):
+    """``networking.k8s.io/v1 ServiceCIDR``."""
+
+    metadata: Meta
+    spec: ServiceCIDRSpec | None = None
 
 
 class EndpointConditions(Struct):

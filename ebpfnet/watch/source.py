@@ -37,7 +37,7 @@ class Stats:
     problem: str = ""
 
 
-HIDES = frozenset((Kind.FILE, Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.POD))
+HIDES = frozenset((Kind.FILE, Kind.SERVICE, Kind.SERVICE_CIDR, Kind.ENDPOINT_SLICE, Kind.POD))
 """Kinds that the tables may hold something of: refused at first, it is not known what they had there before."""
 
 

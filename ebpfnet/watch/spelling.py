@@ -18,7 +18,7 @@ import msgspec
 ALIKE = 0.8
 GROUPS = {None, "", "discovery.k8s.io", "networking.k8s.io"}
 # The API's own kinds and fields that look like some that are read (tests compare with the official client's).
-KINDS = {"APIService", "ServiceCIDR", "ServiceAccount", "PodTemplate", "Endpoints", "NetworkPolicyPeer"}
+KINDS = {"APIService", "ServiceAccount", "PodTemplate", "Endpoints", "NetworkPolicyPeer"}
 FIELDS = {
     "appProtocol",
     "containerStatuses",

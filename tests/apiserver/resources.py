@@ -62,6 +62,7 @@ RESOURCES = (
         b'"addressType":"","endpoints":null,"ports":null',
     ),
     Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", True, b'"spec":{"podSelector":{}}'),
+    Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", False, b'"spec":{},"status":{}'),
     Resource("policy.networking.k8s.io", "v1alpha2", POLICIES, "ClusterNetworkPolicy", False),
     Resource("events.k8s.io", "v1", "events", "Event", True, b'"eventTime":null'),
 )

@@ -31,6 +31,8 @@ def resources(node: str, proxy_name: str = "") -> list[Resource]:
         Resource(Kind.POD, "/api/v1/pods", fields=f"spec.nodeName={node}"),
         Resource(Kind.NETWORK_POLICY, "/apis/networking.k8s.io/v1/networkpolicies"),
         Resource(Kind.NODE, "/api/v1/nodes", fields=f"metadata.name={node}"),
+        # Kubernetes has these since 1.33; before, only the flags of the control plane say it (KEP-1880).
+        Resource(Kind.SERVICE_CIDR, "/apis/networking.k8s.io/v1/servicecidrs", optional=True),
     ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ebpfnet import abi
 from ebpfnet.model.endpoints import Condition, unpack
-from ebpfnet.model.facts import EndpointSlice, Kind, Node, Peer, Pod, Ref, Service
+from ebpfnet.model.facts import EndpointSlice, Kind, Node, Peer, Pod, Ref, Service, ServiceCIDR
 from ebpfnet.watch.decode import decode, decode_bytes
 from ebpfnet.watch.fields import Decoded
 
@@ -307,3 +307,42 @@ def test_a_service_without_labels_is_the_one_proxy_s_that_has_no_name(meta: dict
 def test_other_kinds_have_no_proxy(kind: str):
     meta = {"name": "x", "labels": {PROXY: "other", HEADLESS: ""}}
     assert decode({"kind": kind, "metadata": meta}).fact is not None
+
+
+def blocks(*cidrs: str, **meta: object) -> dict[str, object]:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes", **meta},
+        "spec": {"cidrs": list(cidrs)},
+    }
+
+
+@pytest.mark.parametrize("cidrs", [["10.96.0.0/16"], ["fd00::/112", "10.96.0.0/16"]])
+def test_where_cluster_ips_come_from(cidrs: list[str]):
+    item = blocks(*cidrs, deletionTimestamp="2026-11-21T08:00:00Z", namespace="ignored")
+    ref = Ref(Kind.SERVICE_CIDR, "", "kubernetes")
+    fact = ServiceCIDR(ref, tuple(map(ipaddress.ip_network, cidrs)))
+    assert decode(item) == Decoded(ref, fact) == decode_bytes(Kind.SERVICE_CIDR, json.dumps(item).encode())
+
+
+@pytest.mark.parametrize(
+    ("item", "text"),
+    [
+        (blocks(), "spec.cidrs: missing"),
+        ({**blocks(), "spec": None}, "spec.cidrs: missing"),
+        (blocks("10.96.0.0"), "spec.cidrs[0]: '10.96.0.0' is not a block of addresses"),
+        (blocks("fd00::/112", "10.96.0.0/33"), "spec.cidrs[1]: '10.96.0.0/33' is not a block of addresses"),
+        (blocks("10.96.0.0/16", "10.97.0.0/16"), "spec.cidrs[1]: a second IPv4 block (one of each family at most)"),
+        ({**blocks(), "spec": {"cidrs": "10.96.0.0/16"}}, "spec.cidrs: a list is expected, not a text"),
+        ({**blocks(), "spec": {"cidrs": [10]}}, "spec.cidrs[0]: a text is expected, not a number"),
+    ],
+)
+def test_blocks_of_cluster_ips_that_are_none(item: dict[str, object], text: str):
+    assert refusal(item).startswith(text)
+
+
+def test_misspelt_blocks_are_named_besides_what_is_missing_for_it():
+    missing, misspelt = decode({**blocks(), "spec": {"cidr": ["10.96.0.0/16"]}}).problems
+    assert (missing.field, missing.reason) == ("spec.cidrs", "missing")
+    assert (misspelt.field, misspelt.reason) == ("spec.cidr", "no such field; did you mean cidrs?")

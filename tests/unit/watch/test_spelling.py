@@ -74,6 +74,7 @@ PAIRS = [
     (schema.PodObject, models.V1Pod),
     (schema.NodeObject, models.V1Node),
     (schema.NamespaceObject, models.V1Namespace),
+    (schema.ServiceCIDRObject, models.V1ServiceCIDR),
 ]
 
 

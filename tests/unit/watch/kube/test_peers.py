@@ -81,7 +81,7 @@ def test_what_is_wanted_from_the_beginning_waits_for_everything_else(server: Api
 
 
 def test_in_sync_does_not_wait_for_what_may_not_be_read(server: ApiServer, follow: Follow, hasty: None):
-    everything = ("services", "endpointslices", "pods", "networkpolicies", "nodes")
+    everything = ("services", "endpointslices", "pods", "networkpolicies", "nodes", "servicecidrs")
     server.access.allowed = {(verb, resource) for verb in ("list", "watch") for resource in everything}
     with follow() as told:
         told.source.want_peers(wanted=True)

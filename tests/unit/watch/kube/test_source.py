@@ -255,6 +255,25 @@ def test_a_kind_that_may_be_absent(server: ApiServer, follow: Follow):
         told.wait(lambda told: "deny" in told.said())
 
 
+def test_where_cluster_ips_come_from_is_followed_where_the_server_says_it(server: ApiServer, follow: Follow):
+    """Kubernetes before 1.33 has no ServiceCIDR: everything else is in sync, and nothing is wrong."""
+    server.store.uninstall("servicecidrs")
+    server.store.put(service("web"))
+    with follow() as told:
+        told.wait(lambda told: told.synced)
+        assert told.complete
+        assert "watch" not in told.said().lower()
+        server.store.install("servicecidrs")
+        blocks = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}}
+        server.store.put({**blocks, "spec": {"cidrs": ["10.96.0.0/16", "fd00::/112"]}})
+        told.wait(lambda told: "kubernetes" in told.names())
+        server.store.put({**blocks, "spec": {"cidrs": ["10.96.0.0"]}})
+        told.wait(lambda told: "ServiceCIDR kubernetes: spec.cidrs[0]" in told.said())
+        assert "kubernetes" in told.names()
+        server.store.delete("ServiceCIDR", "", "kubernetes")
+        told.wait(lambda told: "kubernetes" not in told.names())
+
+
 def test_an_object_that_is_refused_keeps_its_last_good_version(server: ApiServer, follow: Follow):
     server.store.put(service("web"))
     with follow("services") as told:
