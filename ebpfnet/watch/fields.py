@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ebpfnet import abi
@@ -11,6 +12,7 @@ from ebpfnet.model.labels import Labels
 from ebpfnet.watch import schema
 
 BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+OURS = "ebpfnet.io/"
 PROTOCOLS = {"TCP": abi.Protocol.TCP, "UDP": abi.Protocol.UDP, "SCTP": abi.Protocol.SCTP}
 
 
@@ -86,3 +88,15 @@ def unusable(address: IPAddress) -> str | None:
 def labels_of(meta: schema.Meta | schema.PeerMeta) -> Labels:
     """Return an object's labels in one order."""
     return tuple(sorted((meta.labels or {}).items()))
+
+
+def annotation(key: str) -> str:
+    """Return the path of an annotation."""
+    return f"metadata.annotations[{key}]"
+
+
+def unknown_annotations(ref: Ref, given: Mapping[str, object], known: str) -> Iterator[Problem]:
+    """Name what begins with our name and is not the annotation that this kind has."""
+    for key in sorted(given):
+        if key.startswith(OURS) and key != known:
+            yield Problem(ref, annotation(key), f"there is no such annotation; did you mean {known}?")

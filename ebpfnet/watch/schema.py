@@ -34,21 +34,8 @@ class NodeMeta(Meta):
     deletion_timestamp: Any = None
 
 
-class SliceAnnotations(Struct):
-    """What is read of an EndpointSlice's annotations."""
-
-    trigger_time: Text = msgspec.field(default=None, name="endpoints.kubernetes.io/last-change-trigger-time")
-    weight: Text = msgspec.field(default=None, name="ebpfnet.io/weight")
-
-
-class SliceMeta(Meta):
-    """``ObjectMeta`` of an EndpointSlice."""
-
-    annotations: SliceAnnotations | None = None
-
-
-class ServiceMeta(Meta):
-    """``ObjectMeta`` of a Service. All annotations are read: what begins with our name and is none of ours is named."""
+class AnnotatedMeta(Meta):
+    """``ObjectMeta`` with annotations: all are read, so that one of ours that means nothing is named."""
 
     annotations: dict[str, Any] | None = None
 
@@ -220,7 +207,7 @@ class ServiceStatus(Struct):
 class ServiceObject(Struct):
     """``v1 Service``."""
 
-    metadata: ServiceMeta
+    metadata: AnnotatedMeta
     spec: ServiceSpec | None = None
     status: ServiceStatus | None = None
 
@@ -279,7 +266,7 @@ class EndpointPort(Struct):
 class EndpointSliceObject(Struct):
     """``discovery.k8s.io/v1 EndpointSlice``."""
 
-    metadata: SliceMeta
+    metadata: AnnotatedMeta
     address_type: str
     endpoints: list[Endpoint] | None = None
     ports: list[EndpointPort] | None = None

@@ -13,21 +13,22 @@ from dataclasses import replace
 from ebpfnet.model.facts import IPAddress, IPNetwork, Problem, Ref, Service, ServicePort
 from ebpfnet.watch import schema
 from ebpfnet.watch.fields import (
+    OURS,
     BadField,
     Decoded,
+    annotation,
     parse_address,
     parse_network,
     parse_port,
     parse_protocol,
+    unknown_annotations,
     unusable,
 )
 
 TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 EXTERNAL_TYPES = ("NodePort", "LoadBalancer")
 AFFINITY_S, AFFINITY_MAX_S = 10800, 86400  # v1 ClientIPConfig: 0 < timeoutSeconds <= 86400
-OURS = "ebpfnet.io/"
 LOAD_BALANCING = f"{OURS}load-balancing"
-ANNOTATIONS = (LOAD_BALANCING,)
 OLD_RANGES = "service.beta.kubernetes.io/load-balancer-source-ranges"
 Name = Callable[[str, str], None]
 """Takes a field and what is wrong with it, where the rest of the service works."""
@@ -66,6 +67,7 @@ def convert_service(ref: Ref, item: schema.ServiceObject) -> Decoded:
         health_check_port=_health_check_port(spec, name) if kind == "LoadBalancer" and external_local else 0,
         consistent=_annotations(item.metadata.annotations or {}, spec, name),
     )
+    problems += unknown_annotations(ref, item.metadata.annotations or {}, LOAD_BALANCING)
     return Decoded(ref, fact, tuple(problems))
 
 
@@ -123,7 +125,7 @@ def _node_port(spec: schema.ServiceSpec, port: schema.ServicePortObject, field: 
         name(field, f"{number} is not served: a service of type {spec.type or 'ClusterIP'} has no node ports")
         return 0
     if not number and spec.type == "NodePort":
-        name(field, "missing: the port is served at the cluster IP only")
+        name(field, "missing: no port of the nodes leads to it")
     return number
 
 
@@ -220,14 +222,11 @@ def _health_check_port(spec: schema.ServiceSpec, name: Name) -> int:
 
 
 def _annotations(given: dict[str, object], spec: schema.ServiceSpec, name: Name) -> bool:
-    """Return whether the service wants consistent hashing; names what begins with our name and says nothing."""
-    for key in sorted(given):
-        if key.startswith(OURS) and key not in ANNOTATIONS:
-            name(f"metadata.annotations[{key}]", f"there is no such annotation; known: {', '.join(ANNOTATIONS)}")
+    """Return whether the service wants consistent hashing."""
     if spec.type == "LoadBalancer" and OLD_RANGES in given and not spec.load_balancer_source_ranges:
         # Read by cloud providers alone; kube-proxy obeys spec.loadBalancerSourceRanges and nothing else.
-        name(f"metadata.annotations[{OLD_RANGES}]", "not obeyed on nodes; say it in spec.loadBalancerSourceRanges")
+        name(annotation(OLD_RANGES), "not obeyed on nodes; say it in spec.loadBalancerSourceRanges")
     value = given.get(LOAD_BALANCING)
     if value not in {None, "maglev"}:
-        name(f"metadata.annotations[{LOAD_BALANCING}]", f"{value!r} is not maglev; backends are chosen at random")
+        name(annotation(LOAD_BALANCING), f"{value!r} is not maglev; backends are chosen at random")
     return value == "maglev"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import socket
 from functools import lru_cache
 from sys import intern
@@ -11,12 +12,24 @@ from ebpfnet import abi
 from ebpfnet.model.endpoints import Condition
 from ebpfnet.model.facts import EndpointSlice, Hint, Problem, Ref, SlicePort
 from ebpfnet.watch import schema
-from ebpfnet.watch.fields import BadField, Decoded, parse_address, parse_port, parse_protocol, unusable
+from ebpfnet.watch.fields import (
+    OURS,
+    BadField,
+    Decoded,
+    annotation,
+    parse_address,
+    parse_port,
+    parse_protocol,
+    unknown_annotations,
+    unusable,
+)
 
 SERVICE_NAME = "kubernetes.io/service-name"
-WEIGHT = "ebpfnet.io/weight"
+TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
+WEIGHT = f"{OURS}weight"
 WEIGHT_MAX = 100
 NO_HINT = Hint()
+_NUMBER = re.compile("[1-9][0-9]{0,2}")
 
 
 def convert_slice(ref: Ref, item: schema.EndpointSliceObject) -> Decoded:
@@ -34,33 +47,36 @@ def convert_slice(ref: Ref, item: schema.EndpointSliceObject) -> Decoded:
             continue
         protocol = parse_protocol(port.protocol, f"ports[{index}].protocol")
         ports.append(SlicePort(port.name or "", protocol, parse_port(port.port, f"ports[{index}].port")))
-    ipv6, items, annotations = item.address_type == "IPv6", item.endpoints or [], item.metadata.annotations
+    ipv6, items, annotations = item.address_type == "IPv6", item.endpoints or [], item.metadata.annotations or {}
     run, bad = _endpoints(items, ipv6=ipv6)
     problems = [Problem(ref, f"endpoints[{index}].addresses[0]", reason) for index, reason in bad.items()]
     if bad:
         items = [each for index, each in enumerate(items) if index not in bad]
     weight = 1
-    if annotations is not None and annotations.weight is not None:
-        weight = _weight(ref, annotations.weight, problems)
+    if annotations:
+        weight = _weight(ref, annotations.get(WEIGHT), problems)
+        problems += unknown_annotations(ref, annotations, WEIGHT)
     fact = EndpointSlice(ref, service, ipv6, tuple(ports), run, _nodes(items), _hints(items), weight)
-    return Decoded(ref, fact, tuple(problems), _seconds(annotations))
+    return Decoded(ref, fact, tuple(problems), _seconds(annotations.get(TRIGGER_TIME)))
 
 
-def _seconds(annotations: schema.SliceAnnotations | None) -> float:
+def _seconds(text: object) -> float:
     """Return when the change behind a slice was caused: RFC 3339, written by the EndpointSlice controller."""
-    if annotations is None or not annotations.trigger_time:
+    if not text:
         return 0.0
     try:
-        return dt.datetime.fromisoformat(annotations.trigger_time).timestamp()
-    except ValueError:
+        return max(0.0, dt.datetime.fromisoformat(str(text)).timestamp())
+    except (ValueError, OverflowError):
         return 0.0
 
 
-def _weight(ref: Ref, text: str, problems: list[Problem]) -> int:
-    if text.isascii() and text.isdigit() and 1 <= int(text) <= WEIGHT_MAX:
+def _weight(ref: Ref, text: object, problems: list[Problem]) -> int:
+    if text is None:
+        return 1
+    if isinstance(text, str) and _NUMBER.fullmatch(text) and int(text) <= WEIGHT_MAX:
         return int(text)
-    reason = f"{text!r} is not a weight (1 to {WEIGHT_MAX}); 1 is used"
-    problems.append(Problem(ref, f"metadata.annotations[{WEIGHT}]", reason))
+    reason = f'{text!r} is not a weight ("1" to "{WEIGHT_MAX}"); 1 is used'
+    problems.append(Problem(ref, annotation(WEIGHT), reason))
     return 1
 
 

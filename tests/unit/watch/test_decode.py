@@ -162,6 +162,9 @@ def test_a_nodes_addresses_are_the_internal_ones():
 
 FIELDS = ["metadata", "name", "namespace", "labels", "spec", "status", "ports", "port", "endpoints", "addresses"]
 FIELDS += ["clusterIP", "clusterIPs", "podIPs", "ip", "addressType", "conditions", "kubernetes.io/service-name"]
+FIELDS += ["type", "externalIPs", "nodePort", "loadBalancer", "ingress", "ipMode", "sessionAffinity", "annotations"]
+FIELDS += ["sessionAffinityConfig", "clientIP", "timeoutSeconds", "loadBalancerSourceRanges", "healthCheckNodePort"]
+FIELDS += ["nodeName", "hints", "forZones", "forNodes", "ebpfnet.io/weight", "ebpfnet.io/load-balancing", "cidrs"]
 TOP = ["metadata", "spec", "status", "ports", "endpoints", "addressType"]
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

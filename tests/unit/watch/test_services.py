@@ -82,7 +82,7 @@ def test_a_load_balancer_may_have_no_node_ports(number: int | None):
 def test_a_node_port_that_nobody_allocated_is_named():
     found, field, reason = named(type="NodePort")
     assert (field, found.ports[0].node_port) == ("spec.ports[0].nodePort", 0)
-    assert reason == "missing: the port is served at the cluster IP only"
+    assert reason == "missing: no port of the nodes leads to it"
 
 
 def test_a_cluster_ip_service_has_no_node_ports():
@@ -341,7 +341,7 @@ def test_a_way_to_choose_backends_that_is_none_is_named(value: object):
 def test_an_annotation_of_ours_that_we_do_not_know_is_named():
     _, field, reason = named(annotations={"ebpfnet.io/loadbalancing": "maglev", "example.com/ebpfnet.io/x": 1})
     assert field == "metadata.annotations[ebpfnet.io/loadbalancing]"
-    assert reason == "there is no such annotation; known: ebpfnet.io/load-balancing"
+    assert reason == "there is no such annotation; did you mean ebpfnet.io/load-balancing?"
 
 
 @pytest.mark.parametrize(

@@ -92,14 +92,15 @@ def test_a_slice_s_endpoints_weigh_what_it_says(text: str | None, weight: int):
     assert fact(at(1), **{WEIGHT: text, "example.com/other": 1}).weight == weight
 
 
-@pytest.mark.parametrize("text", ["0", "101", "-1", "1.5", "", " 3", "three", "²"])
-def test_a_weight_that_is_none_is_named_and_is_1(text: str):
-    found = read(at(1), **{WEIGHT: text})
+@pytest.mark.parametrize("text", ["0", "101", "-1", "1.5", "", " 3", "03", "three", "²", "9" * 5000, 3, True, []])
+def test_a_weight_that_is_none_is_named_and_is_1(text: object):
+    given: dict[str, Any] = {WEIGHT: text}
+    found = read(at(1), **given)
     assert isinstance(found.fact, EndpointSlice)
     assert found.fact.weight == 1
     [problem] = found.problems
     assert problem.field == f"metadata.annotations[{WEIGHT}]"
-    assert problem.reason == f"{text!r} is not a weight (1 to 100); 1 is used"
+    assert problem.reason == f'{text!r} is not a weight ("1" to "100"); 1 is used'
 
 
 @pytest.mark.parametrize(
@@ -121,8 +122,15 @@ def test_what_makes_no_sense_is_refused_whole(endpoint: dict[str, Any], text: st
     assert [f"{problem.field}: {problem.reason}" for problem in found.problems] == [text]
 
 
-def test_a_weight_that_is_no_text_is_refused_as_the_api_does():
-    number: dict[str, Any] = {WEIGHT: 3}
-    found = read(at(1), **number)
-    assert found.fact is None
-    assert [problem.field for problem in found.problems] == [f"metadata.annotations.{WEIGHT}"]
+@pytest.mark.parametrize("key", ["ebpfnet.io/weigth", "ebpfnet.io/load-balancing"])
+def test_an_annotation_of_ours_that_a_slice_has_not_is_named(key: str):
+    found = read(at(1), **{key: "3"})
+    assert [str(problem) for problem in found.problems] == [
+        f"EndpointSlice default/web-a: metadata.annotations[{key}]: there is no such annotation; did you mean {WEIGHT}?"
+    ]
+
+
+@pytest.mark.parametrize("text", [None, "", "x", "0001-01-01T00:00:00Z", 7])
+def test_a_time_of_a_change_that_is_none_is_not_known(text: object):
+    given: dict[str, Any] = {"endpoints.kubernetes.io/last-change-trigger-time": text}
+    assert read(at(1), **given).since == 0.0
