@@ -227,6 +227,6 @@ def _annotations(given: dict[str, object], spec: schema.ServiceSpec, name: Name)
         # Read by cloud providers alone; kube-proxy obeys spec.loadBalancerSourceRanges and nothing else.
         name(annotation(OLD_RANGES), "not obeyed on nodes; say it in spec.loadBalancerSourceRanges")
     value = given.get(LOAD_BALANCING)
-    if value not in {None, "maglev"}:
+    if value is not None and value != "maglev":
         name(annotation(LOAD_BALANCING), f"{value!r} is not maglev; backends are chosen at random")
     return value == "maglev"

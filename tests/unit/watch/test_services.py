@@ -329,7 +329,7 @@ def test_consistent_hashing_is_asked_for(annotations: dict[str, str] | None, con
     assert fact(annotations=annotations).consistent is consistent
 
 
-@pytest.mark.parametrize("value", ["", "Maglev", "random", 1, None])
+@pytest.mark.parametrize("value", ["", "Maglev", "random", 1, {}, None])
 def test_a_way_to_choose_backends_that_is_none_is_named(value: object):
     if value is None:  # as if it were not there
         assert fact(annotations={BALANCING: None}).consistent is False
