@@ -78,13 +78,11 @@ static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct pack
 	if (*error)
 		return NULL;
 	f->to = p->tuple;
-	if (p->tuple.protocol == IPPROTO_TCP || p->tuple.protocol == IPPROTO_UDP) {
-		*error = choose_backend(f, HOOK_FROM_POD);
-		if (*error)
-			return NULL;
-		source_hairpin(f, &p->tuple);
-	}
-	struct pod *pod = pods.lookup(&f->to.destination);
+	struct pod *pod = NULL;
+	*error = find_backend(f, HOOK_FROM_POD, &pod);
+	if (*error)
+		return NULL;
+	source_hairpin(f, &p->tuple);
 	if (pod)
 		f->deliver = pod->wire;
 	return remember(p, f, now, error);

@@ -23,9 +23,7 @@ static __always_inline bool is_plain_unicast(struct __sk_buff *skb)
  * in the host's conntrack, still does. */
 static __always_inline bool opens(const struct packet *p)
 {
-	if (p->tuple.protocol == IPPROTO_TCP)
-		return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-	return p->tuple.protocol == IPPROTO_UDP;
+	return p->tuple.protocol == IPPROTO_UDP || asks_to_connect(p);
 }
 
 /* A connection without translation is followed too, or its answers could be taken for those of one through a service
@@ -52,22 +50,23 @@ static __always_inline struct flow *open_beside(struct __sk_buff *skb, struct pa
 {
 	__builtin_memset(f, 0, sizeof(*f));
 	*error = 0;
+	if (p->icmp == ICMP_KIND_ECHO)
+		served_elsewise(&p->tuple, error);
 	if (!opens(p))
 		return NULL;
 	f->to = p->tuple;
 	f->flags = FLOW_BESIDE;
-	*error = choose_backend(f, HOOK_FROM_POD);
+	struct pod *pod = NULL;
+	*error = find_backend(f, HOOK_FROM_POD, &pod);
 	if (*error)
 		return NULL;
-	source_hairpin(f, &p->tuple);
-	struct address address = p->tuple.source;
-	struct pod *pod = pods.lookup(&address);
-	if (pod && pod->wire.ifindex == skb->ingress_ifindex)
-		f->from = pod->wire;
-	address = f->to.destination;
-	pod = pods.lookup(&address);
 	if (pod)
 		f->deliver = pod->wire;
+	source_hairpin(f, &p->tuple);
+	struct address address = p->tuple.source;
+	pod = pods.lookup(&address);
+	if (pod && pod->wire.ifindex == skb->ingress_ifindex)
+		f->from = pod->wire;
 	bool served = f->flags & FLOW_NAT;
 	f = remember(p, f, now, error);
 	if (!served && *error) /* a full table is no reason to stop what is not ours */

@@ -5,7 +5,7 @@
 
 static __always_inline __u64 flow_timeout(__u8 protocol, __u8 state)
 {
-	if (protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP) {
+	if (is_stream(protocol)) {
 		if (state == FLOW_ESTABLISHED)
 			return TIMEOUT_TCP_ESTABLISHED_S * SECOND;
 		return (state == FLOW_NEW ? TIMEOUT_TCP_NEW_S : TIMEOUT_TCP_CLOSING_S) * SECOND;
@@ -33,14 +33,13 @@ static __always_inline bool flow_alive(const struct flow *f, const struct packet
 {
 	if (flow_over(f, p->tuple.protocol, now))
 		return false;
-	bool opens = p->tuple.protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	bool ended = f->state == FLOW_CLOSING || (f->tcp_flags & TCP_FIN);
-	return !(opens && ended && !(f->flags & FLOW_REPLY));
+	return !(ended && !(f->flags & FLOW_REPLY) && asks_to_connect(p));
 }
 
 static __always_inline __u8 next_state(const struct flow *f, __u8 others_tcp_flags, const struct packet *p)
 {
-	if (p->tuple.protocol == IPPROTO_TCP) {
+	if (is_stream(p->tuple.protocol)) {
 		if ((p->tcp_flags & TCP_RST) || (f->tcp_flags & others_tcp_flags & TCP_FIN))
 			return FLOW_CLOSING;
 		/* Somebody goes on after a reset: it was forged or late, its sequence number wrong, and nobody heeded it. */
@@ -110,7 +109,7 @@ static __always_inline int claim_reply(const struct tuple *key, struct flow *for
 			flows.update(&reply_key, back);
 			return 0;
 		}
-		if (key->protocol != IPPROTO_TCP && key->protocol != IPPROTO_UDP)
+		if (!has_ports(key->protocol))
 			break;
 		forward->to.source_port = bpf_htons(32768 + (bpf_get_prandom_u32() & 0x7fff));
 		forward->flags |= FLOW_NAT;

@@ -22,7 +22,7 @@ struct packet {
 	__u32 l4_length;   /* bytes from there to the end of the IP packet */
 	__u8 mac[6];	   /* sender's */
 	__u8 ttl;
-	__u8 tcp_flags;
+	__u8 tcp_flags;	 /* SCTP: of its first chunk, in TCP's words */
 	__u8 tcp_header; /* bytes */
 	__u8 jumbo;	 /* bytes of BIG TCP's hop-by-hop header, which goes when the train is cut */
 	__u8 tos;	 /* IPv4 */
@@ -92,6 +92,44 @@ static __always_inline bool readable(struct __sk_buff *skb, __u32 length)
 	return length <= skb->len && bpf_skb_pull_data(skb, length) == 0;
 }
 
+/* What a chunk (RFC 9260 §3.2) does to a connection, as TCP's flags say it. An association that both sides shut down is
+ * closed; those chunks, and the two that open one, come first in their packet (§6.10). */
+static __always_inline __u8 flags_of_chunk(__u8 type)
+{
+	switch (type) {
+	case 1: /* INIT */
+		return TCP_SYN;
+	case 2: /* INIT ACK */
+		return TCP_SYN | TCP_ACK;
+	case 6: /* ABORT */
+		return TCP_RST;
+	case 7:	 /* SHUTDOWN */
+	case 8:	 /* SHUTDOWN ACK */
+	case 14: /* SHUTDOWN COMPLETE */
+		return TCP_FIN | TCP_ACK;
+	default:
+		return TCP_ACK;
+	}
+}
+
+/* An ICMP echo has none: what it calls is no service, and its identifier is not ours to change. */
+static __always_inline bool has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+/* Protocols whose connections have a beginning and an end that one sees. */
+static __always_inline bool is_stream(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP;
+}
+
+/* Does this packet ask for a new connection? */
+static __always_inline bool asks_to_connect(const struct packet *p)
+{
+	return is_stream(p->tuple.protocol) && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 static __always_inline int icmp_kind_of(bool ipv6, __u8 type)
 {
 	if (ipv6) {
@@ -115,7 +153,7 @@ static __always_inline int icmp_kind_of(bool ipv6, __u8 type)
 static __always_inline int parse_transport(struct __sk_buff *skb, struct packet *p)
 {
 	struct tuple *t = &p->tuple;
-	__u32 need = t->protocol == IPPROTO_TCP ? 20 : t->protocol == IPPROTO_SCTP ? 12 : 8;
+	__u32 need = t->protocol == IPPROTO_TCP ? 20 : t->protocol == IPPROTO_SCTP ? 16 : 8;
 	__u32 l4 = p->l4;
 	if (t->protocol != IPPROTO_TCP && t->protocol != IPPROTO_UDP && t->protocol != IPPROTO_SCTP &&
 	    t->protocol != (p->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
@@ -131,6 +169,8 @@ static __always_inline int parse_transport(struct __sk_buff *skb, struct packet 
 		p->tcp_flags = h[13];
 		p->tcp_header = header;
 	}
+	if ((void *)h + 16 <= end_of(skb) && t->protocol == IPPROTO_SCTP)
+		p->tcp_flags = flags_of_chunk(h[12]);
 	if ((void *)h + 8 > end_of(skb))
 		return -DROP_TRUNCATED;
 	if (t->protocol == IPPROTO_ICMP || t->protocol == IPPROTO_ICMPV6) {

@@ -1,4 +1,4 @@
-/* Services: frontend -> endpoint set -> one slot. */
+/* Services: frontend -> endpoint set -> one slot, and what becomes of what is no frontend. */
 
 static __always_inline struct service *service_of(const struct address *address, __be16 port, __u8 protocol)
 {
@@ -22,21 +22,52 @@ static __always_inline struct service *nodeport_of(const struct tuple *t)
 	return service_of(&any, t->destination_port, t->protocol);
 }
 
-/* Point `to` at a backend when the destination is a service. Returns 0 or -DROP_*. */
-static __always_inline int choose_backend(struct flow *f, __u32 hook)
+/* What kind of block an address is in (enum block_kind), or 0. */
+static __always_inline __u32 block_of(const struct address *address)
 {
-	struct service *service = service_of(&f->to.destination, f->to.destination_port, f->to.protocol);
-	if (!service) {
-		__u16 marks = marks_of(&f->to.destination);
-		if (marks & MARK_CLUSTER_IP)
-			return -DROP_UNDEFINED_PORT;
-		if (marks & MARK_NODEPORTS)
-			service = nodeport_of(&f->to);
-		if (!service)
-			return 0;
-	}
-	__u64 id = hook == HOOK_FROM_NETWORK ? service->outside : service->inside;
-	f->service = id;
+	struct block block = { .prefix_length = 8 * sizeof(*address), .address = *address };
+	__u32 *kind = blocks.lookup(&block);
+	return kind ? *kind : 0;
+}
+
+/* A destination without a frontend of its own: NULL with *error 0 is no service's affair. Refusals are those of chain
+ * cluster-ips-check of kube-proxy (pkg/proxy/nftables/proxier.go), which knows no protocols: pings are refused, too. */
+static __always_inline struct service *served_elsewise(const struct tuple *t, int *error)
+{
+	struct service *service = NULL;
+	__u16 marks = marks_of(&t->destination);
+	if (marks & MARK_CLUSTER_IP)
+		*error = -DROP_UNDEFINED_PORT;
+	else if ((marks & MARK_NODEPORTS) && has_ports(t->protocol))
+		service = nodeport_of(t);
+	else if (!marks && block_of(&t->destination) == BLOCK_SERVICES)
+		*error = -DROP_UNALLOCATED_ADDRESS;
+	return service;
+}
+
+/* The endpoint set for a client. kube-proxy's short cut for externalTrafficPolicy Local (nftables/proxier.go,
+ * "short-circuit pod traffic"): a pod of another node is inside too, though it comes from the network. */
+static __always_inline __u64 set_for(const struct service *service, const struct tuple *t, __u32 hook)
+{
+	if (hook != HOOK_FROM_NETWORK || service->inside == service->outside)
+		return service->inside;
+	return block_of(&t->source) == BLOCK_PODS ? service->inside : service->outside;
+}
+
+/* Is a service for this client (loadBalancerSourceRanges)? */
+static __always_inline bool in_range(const struct service *service, const struct address *client)
+{
+	struct range range = { .prefix_length = 64 + 8 * sizeof(*client), .address = *client };
+	if (!service->ranges)
+		return true;
+	__builtin_memcpy(range.service, &service->ranges, sizeof(range.service));
+	return ranges.lookup(&range) != NULL;
+}
+
+/* Point `to` at a backend of set f->service. Returns 0 or -DROP_*. */
+static __always_inline int choose_from_set(struct flow *f)
+{
+	__u64 id = f->service;
 	/* Between reading the count and reading the slot, the last slot may go: once more, with the new count. */
 #pragma unroll
 	for (int attempt = 0; attempt < 2; attempt++) {
@@ -57,6 +88,41 @@ static __always_inline int choose_backend(struct flow *f, __u32 hook)
 		}
 	}
 	return -DROP_NO_SLOT;
+}
+
+/* Point `to` at a backend when the destination is a service; *pod becomes the pod of this node that it is then, or NULL.
+ * Whoever calls a pod here directly costs no lookup but that of the frontend. Returns 0 or -DROP_*. */
+static __always_inline int find_backend(struct flow *f, __u32 hook, struct pod **pod)
+{
+	struct service *service = NULL;
+	struct address address;
+	int error = 0;
+	if (has_ports(f->to.protocol))
+		service = service_of(&f->to.destination, f->to.destination_port, f->to.protocol);
+	if (!service) {
+		address = f->to.destination;
+		*pod = pods.lookup(&address);
+		if (!*pod)
+			service = served_elsewise(&f->to, &error);
+		if (!service)
+			return error;
+	}
+	if (!in_range(service, &f->to.source))
+		return -DROP_SOURCE_RANGE;
+	f->service = set_for(service, &f->to, hook);
+	error = choose_from_set(f);
+	if (error)
+		return error;
+	address = f->to.destination;
+	*pod = pods.lookup(&address);
+	return 0;
+}
+
+/* find_backend for who does not ask for the pod. */
+static __always_inline int choose_backend(struct flow *f, __u32 hook)
+{
+	struct pod *pod;
+	return find_backend(f, hook, &pod);
 }
 
 /* A pod that reaches itself must not see its own address as the client's, or it would answer past us: the service's

@@ -113,7 +113,7 @@ def test_another_port_of_the_address_is_no_service(datapath: Datapath, ends: End
 
 def test_a_missing_slot_is_named(datapath: Datapath, ends: Ends) -> None:
     frontend = abi.Frontend(packets.raw(ends.service), SERVICE_PORT, 6)
-    datapath.tables["services"].put(frontend.pack(), abi.Service(9999, 1, 3).pack())
+    datapath.tables["services"].put(frontend.pack(), abi.Service(9999, 9999).pack())
     got = datapath.from_pod(packets.ethernet() / packets.ip(ends.alice, ends.service) / packets.tcp())
     assert (got.outcome, got.reason) == (Outcome.DROP, DropReason.NO_SLOT)
 
