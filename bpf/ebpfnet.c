@@ -12,6 +12,7 @@
 #include "lib/packet.h"	    /* bytes to struct packet */
 #include "lib/verdict.h"    /* how a program ends: finish, drop */
 #include "lib/flow.h"	    /* connections: find, remember, track */
+#include "lib/hash.h"	    /* of a connection, on every node alike */
 #include "lib/service.h"    /* frontend to backend */
 #include "lib/rewrite.h"    /* addresses, ports, checksums */
 #include "lib/deliver.h"    /* to a pod, to another node, to the stack */

@@ -13,12 +13,19 @@ static __always_inline __u16 marks_of(const struct address *address)
 	return found ? found->marks : 0;
 }
 
+/* 0.0.0.0 or ::, as the address is. */
+static __always_inline struct address any_address(const struct address *address)
+{
+	struct address any = {};
+	if (is_mapped(address))
+		map_ipv4(&any, 0);
+	return any;
+}
+
 /* The NodePort that a port of this node is. */
 static __always_inline struct service *nodeport_of(const struct tuple *t)
 {
-	struct address any = {};
-	if (is_mapped(&t->destination))
-		map_ipv4(&any, 0);
+	struct address any = any_address(&t->destination);
 	return service_of(&any, t->destination_port, t->protocol);
 }
 
@@ -64,10 +71,47 @@ static __always_inline bool in_range(const struct service *service, const struct
 	return ranges.lookup(&range) != NULL;
 }
 
+static __always_inline void point_at(struct flow *f, const struct backend *backend)
+{
+	f->to.destination = backend->address;
+	f->to.destination_port = backend->port;
+	f->flags |= FLOW_NAT;
+}
+
+/* The backend that a client stays with (sessionAffinity ClientIP): for as long as it comes back in time, and the backend
+ * is in the set. kube-proxy counts from the client's last new connection, too (nftables/proxier.go,
+ * writeServiceToEndpointRules: "update @affinity"). */
+static __always_inline bool stay(struct flow *f, const struct client *client, __u32 affinity_s, __u64 now)
+{
+	struct affinity *last = affinity.lookup(client);
+	if (!last || (__s64)(now - last->seen_ns) > (__s64)(affinity_s * SECOND))
+		return false;
+	struct member member = { .set = client->set, .backend = last->backend };
+	if (!members.lookup(&member))
+		return false;
+	last->seen_ns = now;
+	point_at(f, &member.backend);
+	return true;
+}
+
+/* What the slot of a consistent set hangs on: the client's address and port, and those of the frontend as `services` has
+ * it, so that a NodePort is the same on every node; where clients stay, the client's address alone. */
+static __always_inline __u32 hash_connection(const struct tuple *t, bool node_port, bool stays)
+{
+	struct tuple hashed = { .source = t->source };
+	if (!stays) {
+		hashed = *t;
+		if (node_port)
+			hashed.destination = any_address(&t->destination);
+	}
+	return hash_tuple(&hashed);
+}
+
 /* Point `to` at a backend of set f->service. Returns 0 or -DROP_*. */
-static __always_inline int choose_from_set(struct flow *f)
+static __always_inline int choose_from_set(struct flow *f, bool node_port, bool stays)
 {
 	__u64 id = f->service;
+	__u32 chance = 0;
 	/* Between reading the count and reading the slot, the last slot may go: once more, with the new count. */
 #pragma unroll
 	for (int attempt = 0; attempt < 2; attempt++) {
@@ -78,16 +122,36 @@ static __always_inline int choose_from_set(struct flow *f)
 		__u32 count = set->count;
 		if (count == 0)
 			return set->flags & SET_ELSEWHERE ? -DROP_NO_LOCAL_ENDPOINTS : -DROP_NO_ENDPOINTS;
-		slot.index = ((__u64)bpf_get_prandom_u32() * count) >> 32;
+		if (attempt == 0)
+			chance = set->flags & SET_CONSISTENT ? hash_connection(&f->to, node_port, stays) :
+							       bpf_get_prandom_u32();
+		slot.index = ((__u64)chance * count) >> 32;
 		struct backend *backend = slots.lookup(&slot);
 		if (backend) {
-			f->to.destination = backend->address;
-			f->to.destination_port = backend->port;
-			f->flags |= FLOW_NAT;
+			point_at(f, backend);
 			return 0;
 		}
 	}
 	return -DROP_NO_SLOT;
+}
+
+/* Point `to` at a backend for a client, the one that it had if it stays. Returns 0 or -DROP_*. */
+static __always_inline int choose_for_client(struct flow *f, bool node_port, __u32 affinity_s)
+{
+	struct client client = { .set = f->service, .address = f->to.source };
+	struct affinity fresh = {};
+	if (affinity_s) {
+		fresh.seen_ns = bpf_ktime_get_coarse_ns();
+		if (stay(f, &client, affinity_s, fresh.seen_ns))
+			return 0;
+	}
+	int error = choose_from_set(f, node_port, affinity_s);
+	if (error || !affinity_s)
+		return error;
+	fresh.backend.address = f->to.destination;
+	fresh.backend.port = f->to.destination_port;
+	affinity.update(&client, &fresh);
+	return 0;
 }
 
 /* Point `to` at a backend when the destination is a service; *pod becomes the pod of this node that it is then, or NULL.
@@ -96,6 +160,7 @@ static __always_inline int find_backend(struct flow *f, __u32 hook, struct pod *
 {
 	struct service *service = NULL;
 	struct address address;
+	bool node_port = false;
 	int error = 0;
 	if (has_ports(f->to.protocol))
 		service = service_of(&f->to.destination, f->to.destination_port, f->to.protocol);
@@ -106,11 +171,12 @@ static __always_inline int find_backend(struct flow *f, __u32 hook, struct pod *
 			service = served_elsewise(&f->to, &error);
 		if (!service)
 			return error;
+		node_port = true;
 	}
 	if (!in_range(service, &f->to.source))
 		return -DROP_SOURCE_RANGE;
 	f->service = set_for(service, &f->to, hook);
-	error = choose_from_set(f);
+	error = choose_for_client(f, node_port, service->affinity_s);
 	if (error)
 		return error;
 	address = f->to.destination;
