@@ -14,6 +14,7 @@
 #include "lib/flow.h"	    /* connections: find, remember, track */
 #include "lib/hash.h"	    /* of a connection, on every node alike */
 #include "lib/service.h"    /* frontend to backend */
+#include "lib/crc32c.h"	    /* SCTP's checksum */
 #include "lib/rewrite.h"    /* addresses, ports, checksums */
 #include "lib/deliver.h"    /* to a pod, to another node, to the stack */
 #include "lib/icmp_error.h" /* errors translated back along their flow */

@@ -1,5 +1,6 @@
-/* Refusing at once: the packet becomes its own answer and goes back to the pod it came from. TCP gets a reset
- * (RFC 9293 §3.5.2), everything else port unreachable (RFC 1122 §3.2.2.1, RFC 4443 §3.1). */
+/* Refusing at once: the packet becomes its own answer and goes back to where it came from. TCP gets a reset
+ * (RFC 9293 §3.5.2), everything else port unreachable (RFC 1122 §3.2.2.1, RFC 4443 §3.1), SCTP too: so do kube-proxy's
+ * rejects (pkg/proxy/nftables/proxier.go, chain reject-chain). */
 
 #define TTL_DEFAULT 64
 #define QUOTED_TRANSPORT 8 /* bytes of the transport header in an error (RFC 792) */
@@ -85,15 +86,11 @@ static __always_inline int reset_connection(struct __sk_buff *skb, const struct 
 		__u8 padding[OPTIONS_ROOM + 1];
 	} ours = {};
 	__u64 padding = options_of(p);
-	if (padding > OPTIONS_MAX)
-		return -DROP_NO_ENDPOINTS;
 	asm volatile("%0 &= 63" : "+r"(padding));
 	__u32 header = sizeof(ours.tcp) + padding;
 	__u16 flags = header / 4 << 12 | TCP_RST;
 	if (bpf_skb_load_bytes(skb, p->l4, &theirs, sizeof(theirs)))
 		return -DROP_TRUNCATED;
-	if (p->tcp_flags & TCP_RST) /* a reset is never answered */
-		return -DROP_NO_ENDPOINTS;
 	ours.tcp.source_port = answer->source_port;
 	ours.tcp.destination_port = answer->destination_port;
 	if (p->tcp_flags & TCP_ACK) {
@@ -121,8 +118,6 @@ static __always_inline int unreachable(struct __sk_buff *skb, const struct packe
 		__u8 quoted[40 + OPTIONS_ROOM + 1 + QUOTED_TRANSPORT];
 	} body = {};
 	__u64 options = options_of(p);
-	if (options > OPTIONS_MAX)
-		return -DROP_NO_ENDPOINTS;
 	asm volatile("%0 &= 63" : "+r"(options));
 	__u32 quoted = (p->ipv6 ? 40 : 20) + options + QUOTED_TRANSPORT;
 	__u32 length = sizeof(struct icmp_header) + quoted;
@@ -148,12 +143,25 @@ static __always_inline bool refused(int error)
 	return error == -DROP_NO_ENDPOINTS || error == -DROP_UNDEFINED_PORT || error == -DROP_BACKEND_GONE;
 }
 
-/* Answer a pod's packet with a refusal, back into the pod. */
+/* Back to the sender: into the pod, out to the network, or up into this node, whose packet was on its way out. */
+static __always_inline int send_back(struct __sk_buff *skb, __u32 hook)
+{
+	if (hook == HOOK_FROM_POD)
+		return bpf_redirect_peer(skb->ingress_ifindex, 0);
+	if (hook == HOOK_FROM_NETWORK)
+		return bpf_redirect(skb->ingress_ifindex, 0);
+	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
+/* Answer a packet with a refusal. At HOOK_TO_POD its sender is not known any more: that one hears nothing, and what it
+ * sends next goes to the pod as it is. */
 static __always_inline int reject(struct __sk_buff *skb, const struct packet *p, __u32 hook, int why)
 {
 	struct tuple answer;
 	int error;
-	if (p->fragment == FRAGMENT_LATER) /* one refusal for the whole datagram */
+	/* One refusal for a whole datagram, and a reset, or an SCTP ABORT, is never answered. */
+	if (p->fragment == FRAGMENT_LATER || (p->tcp_flags & TCP_RST) || options_of(p) > OPTIONS_MAX ||
+	    hook == HOOK_TO_POD)
 		return drop(skb, hook, why, &p->tuple);
 	reverse(&answer, &p->tuple);
 	if (p->tuple.protocol == IPPROTO_TCP)
@@ -163,6 +171,6 @@ static __always_inline int reject(struct __sk_buff *skb, const struct packet *p,
 	if (error)
 		return drop(skb, hook, error, &p->tuple);
 	skb->cb[1] = -why;
-	__u32 ifindex = skb->ingress_ifindex;
-	return finish(skb, hook, OUTCOME_REJECT, ifindex, bpf_redirect_peer(ifindex, 0));
+	__u32 ifindex = hook == HOOK_FROM_POD || hook == HOOK_FROM_NETWORK ? skb->ingress_ifindex : skb->ifindex;
+	return finish(skb, hook, OUTCOME_REJECT, ifindex, send_back(skb, hook));
 }

@@ -114,6 +114,28 @@ static __always_inline int write_ports(struct __sk_buff *skb, const struct packe
 	return 0;
 }
 
+/* SCTP's checksum covers no addresses (RFC 9260 §6.8), and is 0 where the device is to compute it. That of a fragmented
+ * packet covers more than we see: such a one can only keep its ports. */
+static __always_inline int write_sctp(struct __sk_buff *skb, const struct packet *p, const struct tuple *to)
+{
+	__be32 old = *(__be32 *)&p->tuple.source_port;
+	struct {
+		__be32 ports, tag, check;
+	} header;
+	if (p->fragment == FRAGMENT_LATER)
+		return 0;
+	if (bpf_skb_load_bytes(skb, p->l4, &header, sizeof(header)))
+		return -DROP_REWRITE;
+	header.ports = *(__be32 *)&to->source_port;
+	if (header.ports == old)
+		return 0;
+	if (p->fragment != FRAGMENT_NO)
+		return -DROP_REWRITE;
+	if (header.check)
+		header.check ^= bpf_htonl(__builtin_bswap32(crc32c_of_head(old ^ header.ports, p->l4_length)));
+	return bpf_skb_store_bytes(skb, p->l4, &header, sizeof(header), BPF_F_RECOMPUTE_CSUM) ? -DROP_REWRITE : 0;
+}
+
 /* Change the packet to tuple `to` (when `nat`) and for its next hop. Returns 0 or -DROP_REWRITE. Packet pointers are
  * void afterwards. */
 static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p, const struct tuple *to, bool nat,
@@ -132,6 +154,8 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 		error = write_macs(skb, hop);
 	if (error || !nat)
 		return error;
+	if (p->tuple.protocol == IPPROTO_SCTP)
+		return write_sctp(skb, p, to);
 	error = write_ports(skb, p, to);
 	return error ? error : write_l4_checksum(skb, p, diff, to);
 }
