@@ -113,18 +113,17 @@ int from_pod(struct __sk_buff *skb)
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow fresh;
 	struct flow *f = recall(&p, now);
-	if (!f) {
+	if (!f)
 		f = open_flow(skb, &p, &fresh, now, &error);
-		if (refused(error))
-			return reject(skb, &p, HOOK_FROM_POD, error);
-		if (!f)
-			return drop(skb, HOOK_FROM_POD, error, &p.tuple);
-	} else if (f->from.ifindex != skb->ingress_ifindex) {
-		return drop(skb, HOOK_FROM_POD, -DROP_SPOOFED_ADDRESS, &p.tuple);
-	} else if (!same_mac(f->from.mac, p.mac)) {
-		return drop(skb, HOOK_FROM_POD, -DROP_SPOOFED_MAC, &p.tuple);
-	} else {
-		track(f, &p, now);
-	}
+	else if (f->from.ifindex != skb->ingress_ifindex)
+		error = -DROP_SPOOFED_ADDRESS;
+	else if (!same_mac(f->from.mac, p.mac))
+		error = -DROP_SPOOFED_MAC;
+	else
+		error = track(f, &p, now);
+	if (refused(error))
+		return reject(skb, &p, HOOK_FROM_POD, error);
+	if (error || !f)
+		return drop(skb, HOOK_FROM_POD, error, &p.tuple);
 	return deliver(skb, &p, HOOK_FROM_POD, &f->to, f->flags & FLOW_NAT, &f->deliver);
 }

@@ -134,17 +134,16 @@ int from_pod_beside(struct __sk_buff *skb)
 
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow *f = recall_beside(&p, now);
-	if (f) {
-		track(f, &p, now);
-	} else {
+	if (f)
+		error = track(f, &p, now);
+	else
 		f = open_beside(skb, &p, &fresh, now, &error);
-		if (refused(error)) {
-			bpf_skb_change_type(skb, PACKET_HOST);
-			return reject(skb, &p, HOOK_FROM_POD, error);
-		}
-		if (error)
-			return drop(skb, HOOK_FROM_POD, error, &p.tuple);
+	if (refused(error)) {
+		bpf_skb_change_type(skb, PACKET_HOST);
+		return reject(skb, &p, HOOK_FROM_POD, error);
 	}
+	if (error)
+		return drop(skb, HOOK_FROM_POD, error, &p.tuple);
 	if (!f || !(f->flags & FLOW_NAT))
 		return pass(skb, HOOK_FROM_POD);
 	if (!(f->flags & FLOW_BESIDE)) /* opened by another hook of ours: its way */

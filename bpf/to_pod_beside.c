@@ -33,6 +33,8 @@ int to_pod_beside(struct __sk_buff *skb)
 	struct flow *f = recall(&p, now);
 	if (!f)
 		return pass(skb, HOOK_TO_POD);
-	track(f, &p, now);
+	error = track(f, &p, now);
+	if (error)
+		return drop(skb, HOOK_TO_POD, error, &p.tuple);
 	return is_answer(f) ? leave(skb, &p, HOOK_TO_POD, &f->to, true, &stack) : pass(skb, HOOK_TO_POD);
 }

@@ -27,13 +27,13 @@ static __always_inline bool flow_over(const struct flow *f, __u8 protocol, __u64
 }
 
 /* May a packet still use this entry? Not when it has timed out, and not when a client opens a new connection from
- * the same port after closing the last (RFC 9293 §3.6.1), be it that its backend is dead and never answered: that one
- * chooses anew. */
+ * the same port after closing the last (RFC 9293 §3.6.1), be it that its backend is dead and never answered, or is gone:
+ * that one chooses anew. */
 static __always_inline bool flow_alive(const struct flow *f, const struct packet *p, __u64 now)
 {
 	if (flow_over(f, p->tuple.protocol, now))
 		return false;
-	bool ended = f->state == FLOW_CLOSING || (f->tcp_flags & TCP_FIN);
+	bool ended = f->state == FLOW_CLOSING || (f->tcp_flags & TCP_FIN) || (f->flags & FLOW_GONE);
 	return !(ended && !(f->flags & FLOW_REPLY) && asks_to_connect(p));
 }
 
@@ -65,21 +65,48 @@ static __always_inline void mirror(struct flow *to, const struct flow *f, const 
 	to->tcp_flags = 0;
 }
 
+/* The other direction's entry of a flow that `key` found, whose key is put into *other_key. NULL: not there. *taken: a
+ * later connection has its place, which is not ours to change. */
+static __always_inline struct flow *opposite(const struct flow *f, const struct tuple *key, struct tuple *other_key,
+					     bool *taken)
+{
+	struct tuple ours;
+	reverse(other_key, &f->to);
+	reverse(&ours, key);
+	struct flow *other = flows.lookup(other_key);
+	*taken = other && !same_tuple(&other->to, &ours);
+	return other;
+}
+
+/* Remove both directions. */
+static __always_inline void forget(const struct flow *f, const struct packet *p)
+{
+	struct tuple key = p->tuple, other_key;
+	bool taken;
+	if (opposite(f, &key, &other_key, &taken) && !taken)
+		flows.delete(&other_key);
+	flows.delete(&key);
+}
+
 /* Account a packet of a known flow. Nearly always two or three comparisons: the clock is coarse, TCP flags rare.
- * Otherwise both directions are refreshed together, so that traffic one way keeps the way back open. */
-static __always_inline void track(struct flow *f, const struct packet *p, __u64 now)
+ * Otherwise both directions are refreshed together, so that traffic one way keeps the way back open.
+ * Returns 0, or -DROP_BACKEND_GONE: the packet is to be refused, and there is no flow any more. A reset goes on its way:
+ * it ends the connection as well as we would, and is never answered (RFC 9293 §3.10.7.1). */
+static __always_inline int track(struct flow *f, const struct packet *p, __u64 now)
 {
 	__u8 flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
 	bool settled = f->state == FLOW_ESTABLISHED || (f->state == FLOW_NEW && !(f->flags & FLOW_REPLY));
+	if (__builtin_expect((f->flags & FLOW_GONE) && !(flags & TCP_RST), 0)) {
+		forget(f, p);
+		return -DROP_BACKEND_GONE;
+	}
 	if (settled && !flags && idle_ns(f, now) < SECOND)
-		return;
-	struct tuple other_key, ours;
-	reverse(&other_key, &f->to);
-	reverse(&ours, &p->tuple);
+		return 0;
+	struct tuple other_key;
+	bool taken;
+	struct flow *other = opposite(f, &p->tuple, &other_key, &taken);
 	f->seen_ns = now;
 	f->tcp_flags |= flags;
-	struct flow *other = flows.lookup(&other_key);
-	bool taken = other && !same_tuple(&other->to, &ours); /* by a later connection: not ours to change */
 	f->state = next_state(f, other && !taken ? other->tcp_flags : 0, p);
 	if (!other) {
 		struct flow restored = {};
@@ -89,6 +116,7 @@ static __always_inline void track(struct flow *f, const struct packet *p, __u64 
 		other->state = f->state;
 		other->seen_ns = now;
 	}
+	return 0;
 }
 
 /* Claim the reply's key for this flow; a client may hold connections to a backend through two services, or directly
@@ -104,7 +132,7 @@ static __always_inline int claim_reply(const struct tuple *key, struct flow *for
 		struct flow *held = flows.lookup(&reply_key);
 		if (!held)
 			return -DROP_FLOW_TABLE;
-		if (held->state == FLOW_CLOSING || flow_over(held, key->protocol, now) ||
+		if (held->state == FLOW_CLOSING || (held->flags & FLOW_GONE) || flow_over(held, key->protocol, now) ||
 		    same_tuple(&held->to, &back->to)) {
 			flows.update(&reply_key, back);
 			return 0;
