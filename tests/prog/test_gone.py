@@ -1,7 +1,6 @@
 """Connections whose backend is gone: the next packet of either side ends them."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 from scapy.all import ICMP, SCTP, TCP, ICMPv6DestUnreach, Packet, Raw, SCTPChunkAbort, SCTPChunkData
@@ -24,12 +23,13 @@ def segment(flags: str, *, back: bool = False, data: bytes = b"") -> Packet:
 
 
 @pytest.fixture(params=PROGRAMS)
-def program(request: pytest.FixtureRequest, datapath: Datapath, ends: Ends) -> Iterator[str]:
+def program(request: pytest.FixtureRequest, datapath: Datapath, ends: Ends) -> str:
     """Serve everything with Bob."""
     serving.put_set(datapath, SET, [(ends.bob, POD_PORT)])
     for protocol, _ in TRANSPORTS.values():
         serving.put_frontend(datapath, ends.service, abi.Service(SET, SET), SERVICE_PORT, protocol)
-    yield request.param
+    found: str = request.param
+    return found
 
 
 def says(datapath: Datapath, ends: Ends, program: str, transport: Packet) -> Result:

@@ -1,5 +1,6 @@
 """SCTP through services: ports, its checksum of everything, and associations that begin and end."""
 
+import errno
 import random
 
 import pytest
@@ -31,8 +32,7 @@ from tests.prog import serving
 from tests.prog.loaded import Datapath
 
 SET = 80
-LENGTHS = (16, 17, 18, 19, 20, 33, 255, 256, 257, 999, 1460, 2047, 2048, 3001, 9000)
-ROOM_OF_A_TEST_RUN = 3500
+LENGTHS = (16, 17, 18, 19, 20, 33, 255, 256, 257, 999, 1460, 2047, 2048, 3001, 3400)
 """A test run's packet is in one page (kernel net/bpf/test_run.c); longer ones are in tests/unit/test_crc32c.py."""
 
 
@@ -69,11 +69,7 @@ def wrapped(ends: Ends, payload: bytes) -> bytes:
 @pytest.mark.parametrize("length", LENGTHS)
 def test_the_checksum_follows_the_ports(bob: Datapath, ends: Ends, length: int) -> None:
     sent = chunks(length)
-    try:
-        got = bob.from_pod(wrapped(ends, sent))
-    except OSError:
-        assert length > ROOM_OF_A_TEST_RUN
-        return
+    got = bob.from_pod(wrapped(ends, sent))
     out = sctp_of(ends, got.raw)
     assert (got.outcome, got.ifindex) == (Outcome.POD, BOB_IFINDEX)
     assert out == chunks(length, CLIENT_PORT, POD_PORT)[:4] + sent[4:8] + crc32c.checksum(out) + sent[12:]
@@ -110,7 +106,7 @@ def test_the_same_port_needs_no_checksum(datapath: Datapath, ends: Ends) -> None
 
 @pytest.mark.parametrize("length", [20, 21])
 def test_a_card_s_sum_follows(datapath: Datapath, ends: Ends, length: int) -> None:
-    """The kernel compares the sum of the whole packet after the run; one too old for that refuses."""
+    """The kernel compares the sum of the whole packet after the run; one too old for that only runs the program."""
     offer(datapath, ends, ends.carol)
     datapath.from_pod(wrapped(ends, chunks(40)))
     kind = {"nh": 132} if ends.ipv6 else {"proto": 132}
@@ -120,8 +116,9 @@ def test_a_card_s_sum_follows(datapath: Datapath, ends: Ends, length: int) -> No
     try:
         done = testrun.run(fd, answer, ingress_ifindex=packets.UPLINK_IFINDEX, checksum_complete=True)
     except OSError as error:
-        assert error.errno == 22  # EINVAL
-        return
+        if error.errno != errno.EINVAL:
+            raise
+        done = testrun.run(fd, answer, ingress_ifindex=packets.UPLINK_IFINDEX)
     assert done.cb[0] == Outcome.POD
     out = sctp_of(ends, done.packet)
     assert out[8:12] == crc32c.checksum(out)
