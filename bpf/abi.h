@@ -241,6 +241,8 @@ enum drop_reason {
 	DROP_SOURCE_RANGE = 19,		/* the client is not in the service's loadBalancerSourceRanges */
 	DROP_BACKEND_GONE = 20,		/* the connection's backend is gone (the packet is rejected) */
 	DROP_NO_SOURCE_ADDRESS = 21,	/* the node has no address of this family to stand for the client */
+	DROP_TIME_EXCEEDED = 22,	/* the time to live ends here (the packet is rejected) */
+	DROP_TOO_BIG = 23,		/* for the path to the backend or client (the packet is rejected) */
 	DROP_MAX = 32,
 };
 

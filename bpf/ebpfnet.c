@@ -18,12 +18,15 @@
 #include "lib/rewrite.h"    /* addresses, ports, checksums */
 #include "lib/deliver.h"    /* to a pod, to another node, to the stack */
 #include "lib/icmp_error.h" /* errors translated back along their flow */
-#include "lib/reject.h"	    /* RST and port unreachable */
+#include "lib/reject.h"	    /* RST and ICMP errors of our own */
+#include "lib/snat.h"	    /* the node in a client's place */
 
 #include "from_pod.c"
 #include "to_pod.c"
 #include "from_pod_beside.c"
 #include "to_pod_beside.c"
 #include "from_network.c"
+#include "lib/host.h" /* processes of this node as clients and backends */
 #include "to_network.c"
+#include "to_network_beside.c"
 #include "from_host.c"

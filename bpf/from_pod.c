@@ -66,7 +66,7 @@ static __always_inline int pod_error(struct __sk_buff *skb, struct packet *p)
 		error = f->from.ifindex != wire.ifindex ? -DROP_SPOOFED_ADDRESS : translate_error(skb, p, &q, f);
 	if (!f || error)
 		return drop(skb, HOOK_FROM_POD, error, &p->tuple);
-	return deliver(skb, p, HOOK_FROM_POD, &p->tuple, false, &f->deliver);
+	return deliver(skb, p, HOOK_FROM_POD, &p->tuple, f->flags & FLOW_HOST, &f->deliver);
 }
 
 /* The first packet of a connection: who sends, which backend, which wire. */
@@ -125,5 +125,5 @@ int from_pod(struct __sk_buff *skb)
 		return reject(skb, &p, HOOK_FROM_POD, error);
 	if (error || !f)
 		return drop(skb, HOOK_FROM_POD, error, &p.tuple);
-	return deliver(skb, &p, HOOK_FROM_POD, &f->to, f->flags & FLOW_NAT, &f->deliver);
+	return deliver(skb, &p, HOOK_FROM_POD, &f->to, f->flags, &f->deliver);
 }

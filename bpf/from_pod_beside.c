@@ -147,7 +147,7 @@ int from_pod_beside(struct __sk_buff *skb)
 	if (!f || !(f->flags & FLOW_NAT))
 		return pass(skb, HOOK_FROM_POD);
 	if (!(f->flags & FLOW_BESIDE)) /* opened by another hook of ours: its way */
-		return deliver(skb, &p, HOOK_FROM_POD, &f->to, true, &f->deliver);
+		return deliver(skb, &p, HOOK_FROM_POD, &f->to, f->flags, &f->deliver);
 	bool back = returns_to_sender(f, &p);
 	if ((f->flags & FLOW_REPLY) && !back)
 		return pass(skb, HOOK_FROM_POD); /* translated at the client's wire */

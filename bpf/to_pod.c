@@ -1,6 +1,16 @@
 /* tc egress of a pod's host-side veth: what reaches a pod through the host's stack. Whatever from_pod or from_network
  * delivered went past this hook. */
 
+/* Was it translated already, as a question of this node's own to a service (lib/host.h)? The answers' key is taken then. A
+ * connection that is closing says nothing about a new one from the same port. */
+static __always_inline bool asked_by_process(const struct packet *p)
+{
+	struct tuple answer;
+	reverse(&answer, &p->tuple);
+	struct flow *f = flows.lookup(&answer);
+	return f && (f->flags & FLOW_HOST) && !(f->state == FLOW_CLOSING && (p->tcp_flags & TCP_SYN));
+}
+
 int to_pod(struct __sk_buff *skb)
 {
 	struct packet p = {};
@@ -33,6 +43,8 @@ int to_pod(struct __sk_buff *skb)
 	/* From a pod of this node: judged, translated and remembered at from_pod. */
 	struct address address = p.tuple.source;
 	if (pods.lookup(&address))
+		return pass(skb, HOOK_TO_POD);
+	if (asked_by_process(&p))
 		return pass(skb, HOOK_TO_POD);
 	struct flow new = { .to = p.tuple };
 	address = p.tuple.destination;

@@ -111,7 +111,23 @@ static __always_inline int reset_connection(struct __sk_buff *skb, const struct 
 	return bpf_skb_store_bytes(skb, offset, &ours, sizeof(ours.tcp) + padding, 0) ? -DROP_REWRITE : 0;
 }
 
-static __always_inline int unreachable(struct __sk_buff *skb, const struct packet *p, const struct tuple *answer)
+/* What the error says: port unreachable, or why a packet can't go on. */
+static __always_inline void describe(struct icmp_header *icmp, bool ipv6, int why, __u32 mtu)
+{
+	icmp->type = ipv6 ? 1 : 3;
+	icmp->code = ipv6 ? 4 : 3;
+	if (why == -DROP_TIME_EXCEEDED) { /* in transit */
+		icmp->type = ipv6 ? 3 : 11;
+		icmp->code = 0;
+	} else if (why == -DROP_TOO_BIG) { /* RFC 1191 §4, RFC 4443 §3.2 */
+		icmp->type = ipv6 ? 2 : 3;
+		icmp->code = ipv6 ? 0 : 4;
+		icmp->rest = bpf_htonl(mtu);
+	}
+}
+
+static __always_inline int unreachable(struct __sk_buff *skb, const struct packet *p, const struct tuple *answer,
+				       int why, __u32 mtu)
 {
 	struct {
 		struct icmp_header icmp;
@@ -123,8 +139,7 @@ static __always_inline int unreachable(struct __sk_buff *skb, const struct packe
 	__u32 length = sizeof(struct icmp_header) + quoted;
 	__s64 sum = 0;
 
-	body.icmp.type = p->ipv6 ? 1 : 3;
-	body.icmp.code = p->ipv6 ? 4 : 3;
+	describe(&body.icmp, p->ipv6, why, mtu);
 	if (bpf_skb_load_bytes(skb, ETHERNET_LENGTH, body.quoted, quoted))
 		return -DROP_TRUNCATED;
 	if (p->ipv6)
@@ -140,10 +155,12 @@ static __always_inline int unreachable(struct __sk_buff *skb, const struct packe
 /* What a client is told at once; every other error is silence. */
 static __always_inline bool refused(int error)
 {
-	return error == -DROP_NO_ENDPOINTS || error == -DROP_UNDEFINED_PORT || error == -DROP_BACKEND_GONE;
+	return error == -DROP_NO_ENDPOINTS || error == -DROP_UNDEFINED_PORT || error == -DROP_BACKEND_GONE ||
+	       error == -DROP_TIME_EXCEEDED || error == -DROP_TOO_BIG;
 }
 
-/* Back to the sender: into the pod, out to the network, or up into this node, whose packet was on its way out. */
+/* Send an answer, which has the MACs of its question the other way round, where that came from: into a pod, to the
+ * network, or to this node's own process, in at the interface that its question was to leave by. */
 static __always_inline int send_back(struct __sk_buff *skb, __u32 hook)
 {
 	if (hook == HOOK_FROM_POD)
@@ -153,9 +170,9 @@ static __always_inline int send_back(struct __sk_buff *skb, __u32 hook)
 	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }
 
-/* Answer a packet with a refusal. At HOOK_TO_POD its sender is not known any more: that one hears nothing, and what it
- * sends next goes to the pod as it is. */
-static __always_inline int reject(struct __sk_buff *skb, const struct packet *p, __u32 hook, int why)
+/* Answer a packet with a refusal or, about one that can't go on, an error; `mtu` of the path where it is too big. At
+ * HOOK_TO_POD its sender is not known any more: that one hears nothing, and what it sends next goes to the pod as it is. */
+static __always_inline int answer_error(struct __sk_buff *skb, const struct packet *p, __u32 hook, int why, __u32 mtu)
 {
 	struct tuple answer;
 	int error;
@@ -164,13 +181,19 @@ static __always_inline int reject(struct __sk_buff *skb, const struct packet *p,
 	    hook == HOOK_TO_POD)
 		return drop(skb, hook, why, &p->tuple);
 	reverse(&answer, &p->tuple);
-	if (p->tuple.protocol == IPPROTO_TCP)
+	if (p->tuple.protocol == IPPROTO_TCP && why != -DROP_TIME_EXCEEDED && why != -DROP_TOO_BIG)
 		error = reset_connection(skb, p, &answer);
 	else
-		error = unreachable(skb, p, &answer);
+		error = unreachable(skb, p, &answer, why, mtu);
 	if (error)
 		return drop(skb, hook, error, &p->tuple);
 	skb->cb[1] = -why;
 	__u32 ifindex = hook == HOOK_FROM_POD || hook == HOOK_FROM_NETWORK ? skb->ingress_ifindex : skb->ifindex;
 	return finish(skb, hook, OUTCOME_REJECT, ifindex, send_back(skb, hook));
+}
+
+/* Answer a packet with a refusal. */
+static __always_inline int reject(struct __sk_buff *skb, const struct packet *p, __u32 hook, int why)
+{
+	return answer_error(skb, p, hook, why, 0);
 }

@@ -6,6 +6,7 @@ struct hop {
 	__u32 ifindex;
 	__u8 destination[6]; /* MAC */
 	__u8 source[6];	     /* OUTCOME_NETWORK only: a pod hears from the gateway that the packet was sent to */
+	bool neighbour;	     /* OUTCOME_NETWORK only: the kernel is to find the MACs */
 };
 
 static __always_inline __sum16 csum_apply(__sum16 check, __u32 diff)

@@ -110,6 +110,8 @@ class DropReason(enum.IntEnum):
     SOURCE_RANGE = 19
     BACKEND_GONE = 20
     NO_SOURCE_ADDRESS = 21
+    TIME_EXCEEDED = 22
+    TOO_BIG = 23
 
 
 DROP_MAX = 32

@@ -72,5 +72,10 @@ TABLES: dict[str, TableSpec] = {
     )
 }
 """Every map. ``layout`` holds LAYOUT_VERSION; max_entries is the default, which the agent's flags may change."""
-PROGRAMS: tuple[str, ...] = (*(hook.name.lower() for hook in Hook), "from_pod_beside", "to_pod_beside")
-"""Names of the programs, in the order of ``Hook``; last what stands in on another CNI plugin's wires."""
+PROGRAMS: tuple[str, ...] = (
+    *(hook.name.lower() for hook in Hook),
+    "from_pod_beside",
+    "to_pod_beside",
+    "to_network_beside",
+)
+"""Names of the programs, in the order of ``Hook``; last what stands in where pods are on another CNI plugin's wires."""

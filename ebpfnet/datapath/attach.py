@@ -24,6 +24,7 @@ DIRECTIONS = {
     "to_pod": EGRESS,
     "to_pod_beside": EGRESS,
     "to_network": EGRESS,
+    "to_network_beside": EGRESS,
     "from_host": EGRESS,
 }
 ETH_P_ALL = 3

@@ -9,11 +9,12 @@ from tests.prog.loaded import Datapath
 INSTRUCTIONS_MAX = {
     "from_pod": 8000,
     "to_pod": 5000,
-    "from_network": 6000,
-    "to_network": 6000,
+    "from_network": 9500,
+    "to_network": 8000,
     "from_pod_beside": 8500,
     "to_pod_beside": 5000,
-    "from_host": 6000,
+    "from_host": 8000,
+    "to_network_beside": 10500,
 }
 
 
