@@ -116,6 +116,8 @@ static __always_inline int pod_error_beside(struct __sk_buff *skb, struct packet
 	error = translate_error(skb, p, &q, f);
 	if (error)
 		return drop(skb, HOOK_FROM_POD, error, &p->tuple);
+	if (f->flags & FLOW_HOST)
+		return deliver_to_host(skb, p, HOOK_FROM_POD, &p->tuple, false, &f->deliver);
 	return leave_beside(skb, p, &p->tuple, false, back);
 }
 

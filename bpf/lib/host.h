@@ -4,6 +4,7 @@
 
 /* The source of frames from loopback, which has no MAC of its own; pods learn MACs from ARP and neighbour discovery. */
 #define LOOPBACK_MAC_WORD 0x02
+#define IPV6_MTU_MIN 1280 /* no link takes less (RFC 8200 §5), so a smaller packet need not be measured */
 
 /* The first packet of a connection. NULL with *error 0: to no service. (Looked up again as in from_network.c.) */
 static __always_inline struct flow *open_from_process(struct __sk_buff *skb, struct packet *p, __u32 hook, __u64 now,
@@ -72,6 +73,15 @@ static __always_inline int send_to_backend(struct __sk_buff *skb, const struct p
 	return finish(skb, hook, OUTCOME_NETWORK, hop->ifindex, here ? TC_ACT_UNSPEC : send_to_network(hop));
 }
 
+/* The MTU of a pod's wire when a packet is too big for it, else 0. A datagram over loopback may have 64 KiB. */
+static __always_inline __u32 too_big_for(struct __sk_buff *skb, const struct packet *p, const struct wire *wire)
+{
+	__u32 length = wire_length(skb, p);
+	if (length <= IPV6_MTU_MIN || bpf_check_mtu(skb, wire->ifindex, &length, 0, 0) != BPF_MTU_CHK_RET_FRAG_NEEDED)
+		return 0;
+	return length; /* now the MTU */
+}
+
 /* Along a flow: a process' question, the answer to another process of this node or to a client outside, or, with `nat`
  * false, an error about one of them that is translated already. */
 static __always_inline int send_along(struct __sk_buff *skb, const struct packet *p, __u32 hook, const struct flow *f,
@@ -82,8 +92,8 @@ static __always_inline int send_along(struct __sk_buff *skb, const struct packet
 	const struct tuple *to = nat && f ? &f->to : &p->tuple;
 	if (!error && !f) /* never, but the verifier can't know */
 		error = -DROP_FLOW_TABLE;
-	if (!error && (f->flags & (FLOW_HOST | FLOW_REPLY)) == FLOW_HOST && !f->deliver.ifindex)
-		mtu = route(skb, p, to, skb->ifindex, &hop);
+	if (!error && (f->flags & (FLOW_HOST | FLOW_REPLY)) == FLOW_HOST)
+		mtu = f->deliver.ifindex ? too_big_for(skb, p, &f->deliver) : route(skb, p, to, skb->ifindex, &hop);
 	if (mtu)
 		error = -DROP_TOO_BIG;
 	if (p->icmp != ICMP_KIND_ERROR && refused(error)) /* RFC 1122 §3.2.2: no error about an error */

@@ -1,0 +1,52 @@
+"""What the loopback device must let in: answers whose source is an address of this node.
+
+A process that calls its own node's NodePort is answered by a pod, or by another node; the answer, translated, has the
+node's address as its source and comes in at ``lo``, put there by a program and not sent by the stack. The stack takes
+an own address as a source from outside for forged ("martian", Linux net/ipv4/fib_frontend.c __fib_validate_source)
+unless the device has ``accept_local``; nobody outside can send to ``lo``. A strict ``rp_filter`` would drop it as well,
+for the address is another device's; of the device's and everybody's value the higher one counts, so a loose one (2) on
+``lo`` makes it loose there. IPv6 knows neither.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+IFINDEX = 1
+"""Of ``lo``, in every network namespace (Linux include/net/flow.h LOOPBACK_IFINDEX)."""
+
+FOLDER = Path("/proc/sys/net/ipv4/conf/lo")
+WANTED = {"accept_local": "1", "rp_filter": "2"}
+_NAME = "loopback.json"
+
+
+def admit(run: Path) -> None:
+    """Let answers in; what was set before is kept in the run directory, for ``restore``. Raises ``OSError``."""
+    before = {name: (FOLDER / name).read_text().strip() for name in WANTED}
+    if before == WANTED:
+        return
+    place = run / _NAME
+    if not place.exists():
+        place.write_text(json.dumps(before))
+    for name, value in WANTED.items():
+        (FOLDER / name).write_text(value)
+
+
+def admitted(run: Path) -> Path | None:
+    """Return where the settings from before are kept, if they are."""
+    place = run / _NAME
+    return place if place.exists() else None
+
+
+def restore(run: Path) -> None:
+    """Set back what ``admit`` changed; a file that is not ours, or half written, changes nothing. Raises ``OSError``."""
+    place = run / _NAME
+    try:
+        before = json.loads(place.read_text())
+    except (FileNotFoundError, ValueError):
+        before = {}
+    for name in WANTED:
+        if isinstance(before, dict) and str(before.get(name, "")).isdigit():
+            (FOLDER / name).write_text(str(before[name]))
+    place.unlink(missing_ok=True)
