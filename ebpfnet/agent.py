@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from ebpfnet.datapath import attach, build, capabilities, interfaces, load
 from ebpfnet.datapath.attachments import Attachments
 from ebpfnet.datapath.interfaces import Chosen, Interface
 from ebpfnet.exits import EbpfnetError, MissingFeature, NotRunning
+from ebpfnet.hosting import Hosting, HostSettings
 from ebpfnet.maps import pins
 from ebpfnet.maps.kernel import KernelTable
 from ebpfnet.maps.table import NotMade, TableError
@@ -78,6 +80,7 @@ class AgentConfig:
     max_endpoints: int = abi.TABLES["slots"].max_entries
     sweep_interval: float = 30.0
     telemetry: Settings = field(default_factory=Settings)
+    host: HostSettings = field(default_factory=HostSettings)
     specs: dict[str, abi.TableSpec] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +119,8 @@ class Agent:
         self._known_problems: dict[str, Problem] = {}
         self._sender: Sender | None = None
         self._telemetry: Telemetry
+        uplinks, wake = partial(interfaces.find, config.uplink), partial(self._wake.put, None)
+        self._hosting = Hosting(config.host, config.node_name, uplinks, self._lock, wake)
 
     def run(self) -> None:
         """Bring the node under control and keep it so; raises ``EbpfnetError`` when it can't."""
@@ -128,15 +133,18 @@ class Agent:
                 self._thread("links", interfaces.follow, self._on_interfaces, self.stop, self._chosen),
                 self._thread("filters", self._attachments.keep, self._on_attachments, self.stop),
                 self._thread("status", status.serve, self.config.run, self.status, self.stop),
+                self._thread("host", self._hosting.follow, self.stop, self.config.sweep_interval),
             ]
             if self._sender is not None:
                 threads.append(self._thread("events", self._sender.run, self.stop))
             try:
                 self._telemetry.listen()
+                self._hosting.serve_health(self._telemetry.health.healthy)
                 self._loop()
             finally:
                 self.stop.set()
                 self._telemetry.close()
+                self._hosting.close()
                 for thread in threads:
                     thread.join(timeout=5)
         if self._failure:
@@ -164,7 +172,8 @@ class Agent:
         self._chosen = Chosen(self.config.pod_interfaces, never=tuple(uplinks))
         self._attachments = Attachments(self._programs, lambda: interfaces.find(self.config.uplink), ON_UPLINK)
         self._attachments.serve_uplinks()
-        # Before the first sync: a pod whose wire is not known would lose its entry and its flows.
+        # Before the first sync: what is not known by then would lose its entries and its flows.
+        self._hosting.begin(getattr(self._reconciler, "set_host", lambda _: None))
         self._on_interfaces(interfaces.pod_interfaces(self._chosen))
         for name in attach.remove_elsewhere(self._attachments.wanted, ON_WIRE_BESIDE):
             log.info("removed from %s, which no --pod-interfaces names any more", name)
@@ -211,6 +220,7 @@ class Agent:
         with self._lock:
             was_synced = self._reconciler.synced
             turns, wires = self._reconciler.turns, self._reconciler.wires
+            self._hosting.learn(changes)
             self._reconciler.apply(changes)
             self._last_change = time.time()
             late = self._reconciler.late
@@ -229,16 +239,19 @@ class Agent:
             self._wake.put(None)
 
     def _log_problems(self) -> None:
-        if self._told == self._reconciler.told:
+        if self._told == (told := self._reconciler.told + self._hosting.told):
             return
-        self._told = self._reconciler.told
-        now = {str(problem): problem for problem in self._reconciler.problems}
+        self._told = told
+        now = {str(each.problem): each.problem for each in self._refused()}
         for text in sorted(now.keys() - self._known_problems.keys()):
             log.warning("%s", text)
             self._telemetry.tell(now[text])
         for text in sorted(self._known_problems.keys() - now.keys()):
             log.info("settled: %s", text)
         self._known_problems = now
+
+    def _refused(self) -> list[Refused]:
+        return [*self._reconciler.refusals, *(Refused(each, partial=True) for each in self._hosting.problems)]
 
     def _on_interfaces(self, found: list[Interface]) -> None:
         with self._wiring:
@@ -333,7 +346,7 @@ class Agent:
                 for kind, each in (("pod", wanted & wires), ("uplink", wanted - wires))
                 for state, interfaces in (("attached", each - failed), ("failed", each & failed))
             )
-            return Counted(reconciler.used, reconciler.problems, reconciler.pending, attached)
+            return Counted(reconciler.used, [each.problem for each in self._refused()], reconciler.pending, attached)
 
     def status(self) -> dict[str, Any]:
         """Return what ``ebpfnet status`` shows."""
@@ -351,8 +364,8 @@ class Agent:
                 for each in self._interfaces
             ]
             problems = [
-                {"ref": str(said.ref), "field": said.field, "reason": said.reason, "partial": partial}
-                for said, partial in ((each.problem, each.partial) for each in reconciler.refusals)
+                {"ref": str(said.ref), "field": said.field, "reason": said.reason, "partial": partly}
+                for said, partly in ((each.problem, each.partial) for each in self._refused())
             ]
             return {
                 "node": self.config.node_name,

@@ -23,6 +23,9 @@ from ebpfnet.watch.source import Stats
 
 log = logging.getLogger(__name__)
 
+WORDS = {"spec.healthCheckNodePort": {"reason": "FailedToStartServiceHealthcheck", "action": "Listen"}}
+"""What kube-proxy's Events say, where it has one for the field."""
+
 FILLED = {abi.MapType.HASH, abi.MapType.LRU_HASH}  # an array is always full
 
 
@@ -135,7 +138,7 @@ class Telemetry:
     def tell(self, problem: Problem) -> None:
         """Make an Event of a problem, where there is an API server to take it."""
         if self._recorder is not None:
-            self._recorder.report(problem)
+            self._recorder.report(problem, **WORDS.get(problem.field, {}))
 
     def tend(self) -> None:
         """Finish Events that are not met any more; to be called now and then."""

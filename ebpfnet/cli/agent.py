@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -13,6 +15,11 @@ from click.core import ParameterSource
 from ebpfnet import abi
 from ebpfnet.maps import pins as pinned
 from ebpfnet.places import RUN
+
+if TYPE_CHECKING:
+    from ebpfnet.hosting import HostSettings
+    from ebpfnet.operate.proxyconfig import ProxyConfig
+    from ebpfnet.telemetry import Settings
 
 ENTRIES, FLOWS = click.IntRange(16, 2**31), click.IntRange(1024, 2**31)
 FILE = click.Path(path_type=Path)
@@ -35,6 +42,36 @@ def urls(_: click.Context, parameter: click.Parameter, value: str | None) -> tup
 def split(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     """Take an option's values apart at commas, and the environment's at spaces too."""
     return tuple(part for text in given for part in text.replace(",", " ").split())
+
+
+def networks(
+    _: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Return blocks, as ``split`` takes them apart."""
+    from ebpfnet.operate import nodeports
+
+    try:
+        return tuple(nodeports.network(text) for text in split(_, parameter, given))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from error
+
+
+def nodeport_addresses(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> Any:
+    """Return where NodePorts are served."""
+    from ebpfnet.operate import nodeports
+
+    try:
+        return nodeports.expand(split(ctx, parameter, given) or [nodeports.PRIMARY])
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from error
+
+
+def ports(_: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
+    """Return first and last port of a range."""
+    first, dash, last = value.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) <= 65535):
+        raise click.BadParameter(f"{value!r} is not FIRST-LAST", param=parameter)
+    return int(first), int(last)
 
 
 # Every flag may be given as EBPFNET_FLAG in the environment, too.
@@ -60,8 +97,17 @@ def split(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tupl
               help="Where /metrics is; empty: nowhere.")  # fmt: skip
 @click.option("--healthz-bind-address", default="0.0.0.0:10256", show_default=True, metavar="IP:PORT",
               help="Where /healthz and /livez are; empty: nowhere.")  # fmt: skip
-@click.option("--nodeport-addresses", metavar="CIDR,...",
-              help="Which of the node's addresses serve node ports; none are served yet.")  # fmt: skip
+@click.option("--nodeport-addresses", multiple=True, callback=nodeport_addresses, metavar="CIDR,...",
+              help="Which of the node's addresses serve NodePorts and health checks of services: blocks, 'primary' "
+              "(the Node's first InternalIP of each family) or 'all'; never loopback.  [default: primary]")  # fmt: skip
+@click.option("--service-node-port-range", callback=ports, default="30000-32767", show_default=True,
+              metavar="FIRST-LAST", help="Ports that the API server gives to services, as it was told.")  # fmt: skip
+@click.option("--cluster-cidr", multiple=True, callback=networks, metavar="CIDR,...",
+              help="Pods' addresses, beside the podCIDRs of Nodes: whose clients are in the cluster.")  # fmt: skip
+@click.option("--service-cidr", multiple=True, callback=networks, metavar="CIDR,...",
+              help="Cluster IPs' addresses: one that no service has is dropped.")  # fmt: skip
+@click.option("--external-ip-cidr", multiple=True, callback=networks, metavar="CIDR,...",
+              help="The only externalIPs that are served.  [default: none]")  # fmt: skip
 @click.option("--pins", type=FILE, default=pinned.DEFAULT, show_default=True, metavar="DIR",
               help="Where maps and programs are pinned, on a BPF filesystem.")  # fmt: skip
 @click.option("--run", type=FILE, default=RUN, show_default=True, metavar="DIR",
@@ -85,27 +131,34 @@ def agent(ctx: click.Context, /, config: Path | None, **options: Any) -> None:
     Stopping it (SIGTERM, SIGINT, SIGKILL) stops no packet: programs and maps stay, and the next agent takes them over.
     """
     from ebpfnet.agent import AgentConfig, run
+    from ebpfnet.hosting import HostSettings
     from ebpfnet.operate import logs
     from ebpfnet.telemetry import Settings
 
     settings = Settings(options.pop("metrics_bind_address"), options.pop("healthz_bind_address"))
+    host = HostSettings(
+        nodeport_addresses=options.pop("nodeport_addresses"),
+        nodeport_range=options.pop("service_node_port_range"),
+        cluster_cidrs=options.pop("cluster_cidr"),
+        service_cidrs=options.pop("service_cidr"),
+        external_ip_cidrs=options.pop("external_ip_cidr"),
+    )
     warnings: tuple[str, ...] = ()
     if config is not None:
+        from ebpfnet.operate import proxyconfig
+
         given = {name for name in ctx.params if ctx.get_parameter_source(name) not in {ParameterSource.DEFAULT, None}}
-        settings, warnings = apply_config(config, options, settings, given)
+        found = proxyconfig.read(config)
+        settings, warnings = apply_config(found, options, settings, given), found.warnings
+        host = apply_to_host(found, host, given)
     options["node_name"] = options["node_name"] or socket.gethostname().lower()
     logs.set_up(options.pop("log_format"), options.pop("log_level"), options["node_name"])
-    if options.pop("nodeport_addresses"):
-        warnings += ("--nodeport-addresses: node ports are not served yet",)
     log_warnings(warnings)
-    run(AgentConfig(telemetry=settings, **options))
+    run(AgentConfig(telemetry=settings, host=host, **options))
 
 
-def apply_config(path: Path, options: dict[str, Any], settings: Any, given: set[str]) -> tuple[Any, tuple[str, ...]]:
-    """Put what a KubeProxyConfiguration says in place of flags that were not ``given``; returns its warnings, too."""
-    from ebpfnet.operate import proxyconfig
-
-    found = proxyconfig.read(path)
+def apply_config(found: ProxyConfig, options: dict[str, Any], settings: Settings, given: set[str]) -> Settings:
+    """Put what a KubeProxyConfiguration says in place of flags that were not ``given``."""
     flows = found.max_connections(os.cpu_count() or 1)
     said = {
         "node_name": found.hostname_override,
@@ -115,13 +168,23 @@ def apply_config(path: Path, options: dict[str, Any], settings: Any, given: set[
         "max_flows": max(int(FLOWS.min or 0), 2 * flows) if flows else None,
     }
     options.update({name: value for name, value in said.items() if value and name not in given})
-    fresh = {"hard_fail": found.bind_address_hard_fail, "sync_period_s": found.sync_period_s}
+    fresh: dict[str, Any] = {"hard_fail": found.bind_address_hard_fail, "sync_period_s": found.sync_period_s}
     for name in ("metrics_bind_address", "healthz_bind_address"):
         if name not in given:
             fresh[name] = getattr(found, name)
     if found.oom_score_adj is not None:
         Path("/proc/self/oom_score_adj").write_text(str(found.oom_score_adj))
-    return settings._replace(**fresh), found.warnings
+    return settings._replace(**fresh)
+
+
+def apply_to_host(found: ProxyConfig, host: HostSettings, given: set[str]) -> HostSettings:
+    """Do the same with what the file says of the node."""
+    return replace(
+        host,
+        nodeport_addresses=host.nodeport_addresses if "nodeport_addresses" in given else found.node_port_addresses,
+        cluster_cidrs=host.cluster_cidrs if "cluster_cidr" in given else found.cluster_cidrs,
+        bind_address=found.bind_address,
+    )
 
 
 def log_warnings(warnings: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Route netlink, as far as reading interfaces needs it: dumps with the kernel's own filters, and word of changes.
+"""Netlink, as far as reading interfaces and sockets needs it: dumps with the kernel's own filters, and word of changes.
 
 pyroute2 knows all of this, but decodes every attribute of every message; these lists are read anew at each change.
 ``NETLINK_GET_STRICT_CHK`` makes the kernel heed a dump's filters, ``IFA_TARGET_NETNSID`` and its like among them
@@ -18,9 +18,10 @@ from typing import NamedTuple, Self
 
 RTM_NEWLINK, RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE, RTM_GETNEIGH = 16, 18, 22, 26, 30
 LINKS, FILTERS = 0x1, 0x8  # RTMGRP_LINK, RTMGRP_TC
-GROUPS = LINKS | 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+ADDRESSES = 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+GROUPS = LINKS | ADDRESSES
+ROUTE, SOCK_DIAG, NETFILTER = 0, 4, 12  # include/uapi/linux/netlink.h
 
-_NETLINK_ROUTE = 0
 _SOL_NETLINK = 270
 _NETLINK_LISTEN_ALL_NSID, _NETLINK_GET_STRICT_CHK = 8, 12
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -60,10 +61,10 @@ def attributes(raw: bytes) -> Attributes:
 
 
 class Reader:
-    """Asks this network namespace's kernel."""
+    """Asks this network namespace's kernel, that part of it which a netlink protocol is for."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
+    def __init__(self, protocol: int = ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         self._sequence = 0
 
@@ -73,8 +74,12 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def ask(self, kind: int, head: bytes, *wanted: bytes, dump: bool = True) -> Iterator[Message]:
-        """Yield the answers to a request with these attributes; raises ``OSError`` with the kernel's number."""
+    def ask(self, kind: int, head: bytes, *wanted: bytes, dump: bool = True, answer_head: int = 0) -> Iterator[Message]:
+        """Yield the answers to a request with these attributes; raises ``OSError`` with the kernel's number.
+
+        ``answer_head`` is the size of an answer's fixed part where it is not that of the request.
+        """
+        size = answer_head or len(head)
         self._sequence += 1
         body = head + b"".join(wanted)
         flags = _NLM_F_REQUEST | (_NLM_F_DUMP if dump else 0)
@@ -95,7 +100,7 @@ class Reader:
                     going = False
                 else:
                     going = dump
-                    yield Message(payload[: len(head)], attributes(payload[len(head) :]))
+                    yield Message(payload[:size], attributes(payload[size:]))
 
 
 def _check(payload: bytes) -> None:
@@ -113,7 +118,7 @@ class Changes:
     def __init__(self, buffer_bytes: int | None = None, groups: int = GROUPS) -> None:
         self.lost = 0
         """How often the kernel said that events were lost."""
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, ROUTE)
         with contextlib.suppress(PermissionError):  # without it a pod's late address is seen by the next event
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
         if buffer_bytes is not None:

@@ -113,6 +113,10 @@ class Health:
             families=self._families,
         )
 
+    def healthy(self) -> bool:
+        """Say whether every queued update was written in time; the node is left out."""
+        return self.verdict(time.monotonic()).healthy
+
     def routes(
         self, clock: Callable[[], float] = time.monotonic, count: Callable[[str, str], None] | None = None
     ) -> dict[str, Handler]:

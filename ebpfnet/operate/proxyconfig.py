@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import yaml
 
 from ebpfnet.exits import BadInput
+from ebpfnet.operate.nodeports import PRIMARY, IPAddress, IPNetwork, NodePortAddresses, expand, network
 from ebpfnet.operate.proxyfields import FIELDS, LOCAL, LOCAL_MODES, SECTIONS, Duration, Mode
 from ebpfnet.operate.serve import HEALTHZ_PORT, METRICS_PORT, BindAddress, parse_address
 
@@ -28,22 +29,8 @@ DEFAULT_MIN = 131072
 DEBUG_VERBOSITY = 4
 INT32_MAX = 2**31 - 1
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-KEYWORDS: dict[str, tuple[IPNetwork, ...]] = {
-    "all": (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")),
-    "localhost": (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")),
-}
 _UNIT_S = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 _DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(h|ms|m|s|us|µs|μs|ns)")
-
-
-class NodePortAddresses(NamedTuple):
-    """Where NodePorts are served: on node addresses in ``cidrs``, and on the Node's primary ones when ``primary``."""
-
-    cidrs: tuple[IPNetwork, ...]
-    primary: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,11 +226,8 @@ def _address(field: str, text: str) -> IPAddress:
 
 
 def _network(field: str, text: str) -> IPNetwork:
-    """Return a block; like Go's, the text may have bits set behind the prefix."""
-    if "/" not in text:
-        raise _Bad(f"{field}: {text!r} has no prefix length")
     try:
-        return ipaddress.ip_network(text.strip(), strict=False)
+        return network(text)
     except ValueError as error:
         raise _Bad(f"{field}: {error}") from error
 
@@ -270,10 +254,10 @@ def _cluster_cidrs(text: str) -> tuple[IPNetwork, ...]:
 def _node_ports(listed: list[str], mode: Mode) -> NodePortAddresses:
     """Expand keywords; unset, kube-proxy takes the primary addresses in nftables mode and all in others."""
     if not listed:
-        listed = ["primary"] if mode == Mode.NFTABLES else ["all"]
-    cidrs: list[IPNetwork] = []
+        listed = [PRIMARY] if mode == Mode.NFTABLES else ["all"]
     for index, text in enumerate(listed):
-        if text != "primary":
-            keyword = KEYWORDS.get(text)
-            cidrs += keyword or (_network(f"nodePortAddresses[{index}]", text),)
-    return NodePortAddresses(tuple(dict.fromkeys(cidrs)), primary="primary" in listed)
+        try:
+            expand([text])
+        except ValueError as error:
+            raise _Bad(f"nodePortAddresses[{index}]: {error}") from error
+    return expand(listed)

@@ -39,8 +39,6 @@ _EBPF = "the datapath is eBPF; there are no rules of that kind"
 _FIXED = "how long an idle connection is remembered is fixed in the datapath"
 _LOG = "the log goes to stderr line by line"
 _MASQUERADE = "there is no such choice"
-_MASQUERADE_NONE = "nothing is masqueraded yet"
-_NODE_PORTS = "node ports are not served yet"
 _WINDOWS = "it is for Windows"
 
 FIELDS: dict[str, Field] = {
@@ -50,7 +48,7 @@ FIELDS: dict[str, Field] = {
     "bindAddress": Field(str),
     "bindAddressHardFail": Field(bool),
     "clientConnection.kubeconfig": Field(str),
-    "clusterCIDR": Field(str, _MASQUERADE_NONE),
+    "clusterCIDR": Field(str),
     "conntrack.maxPerCore": Field(int),
     "conntrack.min": Field(int),
     "conntrack.tcpBeLiberal": Field(bool),  # sequence numbers are never judged
@@ -64,7 +62,7 @@ FIELDS: dict[str, Field] = {
     "logging.verbosity": Field(int),
     "metricsBindAddress": Field(str),
     "mode": Field(str, _EBPF),  # still decides which syncPeriod holds, and what nodePortAddresses is when unset
-    "nodePortAddresses": Field(list[str], _NODE_PORTS),
+    "nodePortAddresses": Field(list[str]),
     "oomScoreAdj": Field(int),
     # What does not
     "clientConnection.acceptContentTypes": Field(str, "objects are read as JSON"),
