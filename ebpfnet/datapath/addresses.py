@@ -14,14 +14,13 @@ from ebpfnet.datapath.netlink import RTM_GETADDR, Reader
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
 _TEMPORARY, _DADFAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x08, 0x20, 0x40
-_NOT_YET = _DADFAILED | _TENTATIVE  # nobody else may know it as ours
 
 IPVS = "kube-ipvs0"
 """kube-proxy's in IPVS mode: what is on it are services' addresses, not the node's."""
 
 
 class Own(NamedTuple):
-    """An address on an interface. ``lasting``: fit to stand for others, neither RFC 8981's nor about to go."""
+    """An address on an interface. ``lasting``: fit to stand for others, neither on trial, RFC 8981's nor about to go."""
 
     address: IPAddress
     ifindex: int
@@ -29,7 +28,7 @@ class Own(NamedTuple):
 
 
 def own(reader: Reader) -> tuple[Own, ...]:
-    """Return the node's addresses in the kernel's order, loopback's blocks and what is not ours yet left out."""
+    """Return the node's addresses in the kernel's order, loopback's blocks left out."""
     services = _index(IPVS)
     found = []
     for message in reader.ask(RTM_GETADDR, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
@@ -38,9 +37,9 @@ def own(reader: Reader) -> tuple[Own, ...]:
         flags = int.from_bytes(wide, "little") if wide else flags
         raw = message.attributes.get(_IFA_LOCAL) or message.attributes.get(_IFA_ADDRESS, b"")
         address = ipaddress.ip_address(raw)
-        if ifindex != services and not flags & _NOT_YET and not address.is_loopback:
+        if ifindex != services and not address.is_loopback:
             # A primary IPv4 address has no such bit: 0x01 means secondary there, and lasts as long.
-            passing = _DEPRECATED | (_TEMPORARY if address.version == 6 else 0)
+            passing = _DEPRECATED | _DADFAILED | _TENTATIVE | (_TEMPORARY if address.version == 6 else 0)
             found.append(Own(address, ifindex, lasting=not flags & passing))
     return tuple(found)
 
