@@ -20,7 +20,7 @@ IPVS = "kube-ipvs0"
 
 
 class Own(NamedTuple):
-    """An address on an interface. ``lasting``: fit to stand for others, neither on trial, RFC 8981's nor about to go."""
+    """An address on an interface. ``lasting``: fit to stand for others, not on trial, RFC 8981's or about to go."""
 
     address: IPAddress
     ifindex: int
