@@ -14,6 +14,7 @@ VERBS = {
     "backend": "Backends behind services.",
     "cleanup": "Remove everything of ours from a node.",
     "completion": "Print a shell's completion script.",
+    "doctor": "What is wrong with this node, and the commands that put it right.",
     "drop": "Dropped packets.",
     "flow": "Connections.",
     "lab": "A cluster in network namespaces on this machine.",
