@@ -62,7 +62,7 @@ def _plan(ctx: click.Context) -> dict[str, Any]:
 
 
 def _pods_of_lab(ctx: click.Context) -> Iterable[str]:
-    if ctx.params.get("words") or ctx.params.get("node"):  # the command's own words are not ours
+    if any(ctx.params.get(each) for each in ("words", "node", "outside")):  # the command's own words are not ours
         return []
     return [f"{pod['namespace']}/{pod['name']}" for pod in _plan(ctx)["pods"]]
 

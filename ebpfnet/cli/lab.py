@@ -16,7 +16,7 @@ from ebpfnet.cli import candidates
 from ebpfnet.exits import BadInput, NotRoot
 
 if TYPE_CHECKING:
-    from ebpfnet.lab.cluster import Lab
+    from ebpfnet.lab.cluster import Inside, Lab
 
 _name = click.option("--name", "--lab", default="lab", show_default=True, metavar="NAME",
                      shell_complete=candidates.labs, help="Which lab.")  # fmt: skip
@@ -109,22 +109,25 @@ def status(name: str, output: str) -> None:
 
 @lab.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @_name
-@click.option(
-    "--node", metavar="NODE", shell_complete=candidates.nodes_of_lab, help="Run it on a node instead of in a pod."
-)
+@click.option("--on", "--node", "node", metavar="NODE", shell_complete=candidates.nodes_of_lab,
+              help="Run it on a node instead of in a pod.")  # fmt: skip
+@click.option("--outside", is_flag=True, help="Run it outside of the cluster, on the nodes' network.")
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[POD] -- COMMAND...",
                 shell_complete=candidates.pods_of_lab)  # fmt: skip
 @_as_root
-def exec_(name: str, node: str | None, words: tuple[str, ...]) -> None:
-    """Run a command in a pod's or node's network.
+def exec_(name: str, node: str | None, outside: bool, words: tuple[str, ...]) -> None:
+    """Run a command in a pod's network, a node's, or outside of the cluster.
 
     A pod is NAMESPACE/NAME, or NAME in `default`. Only the network is the pod's: files and processes are this
-    machine's. For example: `ebpfnet lab exec client -- curl -s http://10.96.0.10/`
+    machine's. For example: `ebpfnet lab exec client -- curl -s http://10.96.0.10/`, or the node port of a service
+    from outside: `ebpfnet lab exec --outside -- curl -s http://10.0.0.11:30080/`
     """
     from ebpfnet.lab.cluster import Lab
 
+    if outside and node is not None:
+        raise click.UsageError("a node or outside, not both")
     found = Lab(name)
-    place, command = _place_and_command(found, node, words)
+    place, command = _place_and_command(found, node, outside, words)
     line = place.command(command)
     os.execvp(line[0], line)  # noqa: S606  # the command takes our place: terminal, signals and exit code are its own
 
@@ -156,11 +159,17 @@ def demo(name: str) -> None:
     run(name)
 
 
-def _place_and_command(found: Lab, node: str | None, words: tuple[str, ...]) -> tuple[Any, list[str]]:
+def _place_and_command(found: Lab, node: str | None, outside: bool, words: tuple[str, ...]) -> tuple[Inside, list[str]]:
     rest = list(words)
-    if node is not None and rest[1:2] == ["--"] and found.plan.pod(rest[0]) is not None:
-        raise click.UsageError(f"a node or a pod, not both: --node {node}, and {rest[0]}")
-    place = found.node(node) if node is not None else found.pod(rest.pop(0))
+    if (node is not None or outside) and rest[1:2] == ["--"] and found.plan.pod(rest[0]) is not None:
+        where = "--outside" if outside else f"--on {node}"
+        raise click.UsageError(f"{where} or a pod, not both: {rest[0]}")
+    if outside:
+        place = found.outside()
+    elif node is not None:
+        place = found.node(node)
+    else:
+        place = found.pod(rest.pop(0))
     if rest and rest[0] == "--":
         rest.pop(0)
     if not rest:
@@ -185,10 +194,18 @@ def _print_status(document: dict[str, Any]) -> None:
     click.echo(f"lab {document['name']}, uplink MTU {document['uplink_mtu']}, manifests {document['manifests']}")
     if not document["settled"]:
         click.echo("left half changed: `ebpfnet lab up` or `lab sync` makes it whole")
-    click.echo(f"logs: {document['logs']}, agents' {' '.join(node['log'] for node in document['nodes'])}\n")
+    click.echo(f"logs: {document['logs']}, agents' {' '.join(node['log'] for node in document['nodes'])}")
+    if document["outside"]:
+        click.echo(f"outside: {', '.join(document['outside']['addresses'])}; {_served(document['served'])}")
+    click.echo()
     click.echo(tabulate(nodes, ["NODE", "ADDRESSES", "AGENT", "STATE", "PROBLEMS"], tablefmt="plain"))
     click.echo()
     click.echo(tabulate(pods, ["POD", "NODE", "ADDRESSES", "INTERFACE", "ECHO"], tablefmt="plain"))
+
+
+def _served(addresses: list[str]) -> str:
+    """Return what the outside has a way to, beside the nodes."""
+    return f"has routes to nodes and to {', '.join(addresses)}" if addresses else "has routes to nodes"
 
 
 def _agent(agent: dict[str, Any]) -> tuple[str, str, str]:

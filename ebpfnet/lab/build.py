@@ -46,6 +46,7 @@ def retreat(places: Places, found: State) -> Plan:
     _remove(places, found.plan, sure, lambda _: None)
     for node in sure.nodes:
         wires.set_routes(sure, node, found.plan)
+    wires.set_outside_routes(sure, found.plan)
     if not sure.nodes:
         wires.remove_uplink(found.plan)
     save(places, State(VERSION, False, found.options, sure, sure))
@@ -65,6 +66,8 @@ def _remove(places: Places, have: Plan, stays: Plan, say: Say) -> None:
         shutil.rmtree(places.pins(node.name), ignore_errors=True)
         shutil.rmtree(places.run(node.name), ignore_errors=True)
         say(f"node {node.name} removed")
+    if have.outside is not None and have.outside != stays.outside:
+        wires.remove_node(have.outside)
 
 
 def _add_nodes(places: Places, options: Options, have: Plan, want: Plan, say: Say) -> None:
@@ -72,8 +75,12 @@ def _add_nodes(places: Places, options: Options, have: Plan, want: Plan, say: Sa
     for node in new:
         wires.build_node(want, node, options.uplink_mtu)
         say(f"node {node.name} is there ({', '.join(node.addresses)})")
+    if want.outside is not None and want.outside != have.outside:
+        wires.build_node(want, want.outside, options.uplink_mtu)
+        say(f"a client outside is there ({', '.join(want.outside.addresses)})")
     for node in want.nodes:
         wires.set_routes(want, node, have)
+    wires.set_outside_routes(want, have)
     if options.agents:  # compiling takes them a while, in which pods are wired
         for node in want.nodes:
             if node in new:
@@ -88,14 +95,16 @@ def _staying(have: Plan, want: Plan) -> Plan:
     nodes = tuple(node for node in have.nodes if node in want.nodes)
     names = {node.name for node in nodes}
     pods = tuple(pod for pod in have.pods if pod in want.pods and pod.node in names)
-    return Plan(want.lab, want.uplink_netns, nodes, pods)
+    outside = have.outside if have.outside == want.outside else None
+    return Plan(want.lab, want.uplink_netns, nodes, pods, outside, have.served)
 
 
 def _both(have: Plan, want: Plan) -> Plan:
     """Return a plan that names everything of both, so that a crash in between leaves nothing unnamed."""
     nodes = dict.fromkeys((*have.nodes, *want.nodes))
     pods = dict.fromkeys((*have.pods, *want.pods))
-    return Plan(want.lab, want.uplink_netns, tuple(nodes), tuple(pods))
+    served = dict.fromkeys((*have.served, *want.served))
+    return Plan(want.lab, want.uplink_netns, tuple(nodes), tuple(pods), want.outside or have.outside, tuple(served))
 
 
 def _count(number: int, what: str) -> str:

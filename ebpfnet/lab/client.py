@@ -1,4 +1,7 @@
-"""What a pod says to an echo server, and what it hears: each call is a connection of its own from inside the pod."""
+"""What a client says to an echo server, and what it hears: each call is a connection of its own from inside a place.
+
+``source`` is the client's own address, where it has several.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,38 @@ class Answer:
     pad: str = ""
 
 
-def tcp(place: Inside, address: str, port: int, request: bytes = b"hello\n", timeout: float = TIMEOUT) -> Answer:
+def tcp(
+    place: Inside,
+    address: str,
+    port: int,
+    request: bytes = b"hello\n",
+    timeout: float = TIMEOUT,
+    source: str = "",
+) -> Answer:
     """Connect, send a line, return the answer."""
-    with _connected(place, socket.SOCK_STREAM, address, port, timeout) as sock:
+    with connected(place, socket.IPPROTO_TCP, address, port, timeout, source) as sock:
         sock.sendall(request)
         return parse(_line(sock))
 
 
-def http(place: Inside, address: str, port: int, path: str = "/", timeout: float = TIMEOUT) -> Answer:
+def sctp(
+    place: Inside,
+    address: str,
+    port: int,
+    request: bytes = b"hello\n",
+    timeout: float = TIMEOUT,
+    source: str = "",
+) -> Answer:
+    """Do over SCTP what ``tcp`` does; ``OSError`` where the kernel has no SCTP of its own."""
+    with connected(place, socket.IPPROTO_SCTP, address, port, timeout, source) as sock:
+        sock.sendall(request)
+        return parse(_line(sock))
+
+
+def http(place: Inside, address: str, port: int, path: str = "/", timeout: float = TIMEOUT, source: str = "") -> Answer:
     """GET a path."""
     host = f"[{address}]" if ":" in address else address
-    with _connected(place, socket.SOCK_STREAM, address, port, timeout) as sock:
+    with connected(place, socket.IPPROTO_TCP, address, port, timeout, source) as sock:
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         with sock.makefile("rb") as stream:
             head, _, body = stream.read().partition(b"\r\n\r\n")
@@ -42,9 +66,16 @@ def http(place: Inside, address: str, port: int, path: str = "/", timeout: float
     return parse(body)
 
 
-def udp(place: Inside, address: str, port: int, request: bytes = b"hello", timeout: float = TIMEOUT) -> Answer:
+def udp(
+    place: Inside,
+    address: str,
+    port: int,
+    request: bytes = b"hello",
+    timeout: float = TIMEOUT,
+    source: str = "",
+) -> Answer:
     """Send a datagram, return the answer; only an answer from that very address and port counts."""
-    with _connected(place, socket.SOCK_DGRAM, address, port, timeout) as sock:
+    with connected(place, socket.IPPROTO_UDP, address, port, timeout, source) as sock:
         sock.send(request)
         return parse(sock.recv(65535))
 
@@ -60,10 +91,16 @@ def parse(raw: bytes) -> Answer:
     return Answer(**document)
 
 
-def _connected(place: Inside, kind: int, address: str, port: int, timeout: float) -> socket.socket:
-    sock = place.socket(family(address), kind)
+def connected(
+    place: Inside, protocol: int, address: str, port: int, timeout: float = TIMEOUT, source: str = ""
+) -> socket.socket:
+    """Return a socket of a place, connected; for whoever wants to keep it."""
+    kind = socket.SOCK_DGRAM if protocol == socket.IPPROTO_UDP else socket.SOCK_STREAM
+    sock = place.socket(family(address), kind, protocol)
     sock.settimeout(timeout)
     try:
+        if source:
+            sock.bind((source, 0))
         sock.connect((address, port))
     except BaseException:
         sock.close()

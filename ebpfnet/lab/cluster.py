@@ -203,6 +203,13 @@ class Lab:
         found = self._node(name)
         return Inside(found.name, found.addresses, found.netns)
 
+    def outside(self) -> Inside:
+        """Return the client outside of the cluster; it is the nodes' default gateway, and knows no way to pods."""
+        found = self.plan.outside
+        if found is None:  # a lab that an older version brought up
+            raise NotInLabError(f"lab {self.name!r} has no outside; `ebpfnet lab sync` makes one")
+        return Inside("outside", found.addresses, found.netns)
+
     def service(self, full_name: str) -> Addresses:
         """Return the cluster IPs of the service NAMESPACE/NAME (or NAME, in ``default``), as the manifests now say."""
         wanted = full_name if "/" in full_name else f"default/{full_name}"
@@ -277,6 +284,8 @@ def _dismantle(places: Places) -> None:
             wires.remove_pod(pod)
         for node in found.plan.nodes:
             wires.remove_node(node)
+        if found.plan.outside is not None:
+            wires.remove_node(found.plan.outside)
         wires.remove_uplink(found.plan)
 
 

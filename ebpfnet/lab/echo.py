@@ -1,7 +1,8 @@
 """The echo server of a lab's pod: says who answered, and whom it saw. Standard library only; run as a file.
 
 On each TCP port a line is answered with a line, on the same connection for as long as the client likes; a line that
-starts like an HTTP request is answered with HTTP. On each UDP port a datagram is answered with a datagram. The answer
+starts like an HTTP request is answered with HTTP. SCTP ports do the same where the kernel has SCTP, and stay closed
+where it has not. On each UDP port a datagram is answered with a datagram. The answer
 is one JSON object: ``{"pod": "NS/NAME", "client": "IP:PORT", "protocol": "TCP", "bytes": size of the request}``.
 ``pad=N`` anywhere in the request adds ``"pad"``, a text of N bytes, to make the answer large.
 """
@@ -54,7 +55,7 @@ class Datagrams(asyncio.DatagramProtocol):
         """Nothing: a client that went away is its own business."""
 
 
-async def serve_stream(pod: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def serve_stream(pod: str, protocol: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer the lines, or the one HTTP request, of a connection."""
     client = writer.get_extra_info("peername")
     try:
@@ -62,7 +63,7 @@ async def serve_stream(pod: str, reader: asyncio.StreamReader, writer: asyncio.S
             if re.match(rb"(GET|HEAD|POST) \S+ HTTP/", line):
                 await _serve_http(pod, client, line, reader, writer)
                 return
-            writer.write(answer(pod, client, "TCP", line))
+            writer.write(answer(pod, client, protocol, line))
             await writer.drain()
     except (ConnectionError, ValueError, TimeoutError):
         pass  # the client went away, or sent a line longer than the limit
@@ -82,10 +83,10 @@ async def _serve_http(
     await writer.drain()
 
 
-def listening(family: int, kind: int, port: int) -> socket.socket | None:
-    """Return a socket bound to a port of one family, or None when the kernel lacks the family."""
+def listening(family: int, kind: int, port: int, protocol: int = 0) -> socket.socket | None:
+    """Return a socket bound to a port of one family, or None when the kernel lacks the family or the protocol."""
     try:
-        sock = socket.socket(family, kind)
+        sock = socket.socket(family, kind, protocol)
     except OSError:
         return None
     if family == socket.AF_INET6:
@@ -97,17 +98,18 @@ def listening(family: int, kind: int, port: int) -> socket.socket | None:
     return sock
 
 
-async def serve(pod: str, tcp: Sequence[int], udp: Sequence[int], ready: int | None) -> None:
+async def serve(pod: str, tcp: Sequence[int], udp: Sequence[int], ready: int | None, sctp: Sequence[int] = ()) -> None:
     """Serve until SIGTERM; ``ready`` is a file descriptor that gets a byte when all ports are open."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
-    connected = functools.partial(serve_stream, pod)
     servers: list[object] = []  # the loop holds its servers only weakly
-    for sock in _sockets(socket.SOCK_STREAM, tcp):
-        servers += [await asyncio.start_server(connected, sock=sock, limit=_LINE_LIMIT, backlog=1024)]
+    for name, protocol, ports in (("TCP", socket.IPPROTO_TCP, tcp), ("SCTP", socket.IPPROTO_SCTP, sctp)):
+        connected = functools.partial(serve_stream, pod, name)
+        for sock in _sockets(socket.SOCK_STREAM, ports, protocol):
+            servers += [await asyncio.start_server(connected, sock=sock, limit=_LINE_LIMIT, backlog=1024)]
     for sock in _sockets(socket.SOCK_DGRAM, udp):
         await loop.create_datagram_endpoint(lambda: Datagrams(pod), sock=sock)
     if ready is not None:
@@ -116,21 +118,22 @@ async def serve(pod: str, tcp: Sequence[int], udp: Sequence[int], ready: int | N
     await stop.wait()
 
 
-def _sockets(kind: int, ports: Sequence[int]) -> list[socket.socket]:
+def _sockets(kind: int, ports: Sequence[int], protocol: int = 0) -> list[socket.socket]:
     pairs = [(family, port) for family in (socket.AF_INET, socket.AF_INET6) for port in ports]
-    return [sock for family, port in pairs if (sock := listening(family, kind, port)) is not None]
+    return [sock for family, port in pairs if (sock := listening(family, kind, port, protocol)) is not None]
 
 
 def main() -> None:
-    """Command line: ``echo.py --pod NS/NAME [--tcp PORT]… [--udp PORT]… [--ready FD]``."""
+    """Command line: ``echo.py --pod NS/NAME [--tcp PORT]… [--udp PORT]… [--sctp PORT]… [--ready FD]``."""
     parser = argparse.ArgumentParser(description="Echo server of a lab's pod.")
     parser.add_argument("--pod", required=True)
     parser.add_argument("--tcp", type=int, action="append", default=[])
     parser.add_argument("--udp", type=int, action="append", default=[])
+    parser.add_argument("--sctp", type=int, action="append", default=[])
     parser.add_argument("--ready", type=int)
     options = parser.parse_args()
     try:
-        asyncio.run(serve(options.pod, options.tcp, options.udp, options.ready))
+        asyncio.run(serve(options.pod, options.tcp, options.udp, options.ready, options.sctp))
     except OSError as error:
         sys.exit(f"echo server of {options.pod}: {error}")
 

@@ -15,8 +15,7 @@ from ebpfnet.lab.state import Places
 from ebpfnet.lab.topology import PodPlan
 
 _SCRIPT = Path(__file__).with_name("echo.py")
-_TCP = 6
-_UDP = 17
+_FLAGS = {6: "--tcp", 17: "--udp", 132: "--sctp"}
 
 
 class EchoError(EbpfnetError):
@@ -77,8 +76,8 @@ def stop(places: Places, pods: Iterable[PodPlan]) -> None:
 def _start_one(places: Places, pod: PodPlan, ready: int) -> None:
     command = [sys.executable, "-I", "-S", str(_SCRIPT), "--pod", pod.full_name, "--ready", str(ready)]
     for protocol, port in pod.ports:
-        if protocol in (_TCP, _UDP):
-            command += ["--tcp" if protocol == _TCP else "--udp", str(port)]
+        if protocol in _FLAGS:
+            command += [_FLAGS[protocol], str(port)]
     with _log(places, pod).open("wb") as log:
         processes.start(pod.netns, command, record(places, pod), log, keep=[ready])
 

@@ -47,6 +47,7 @@ def read(lab: str, source: Path, before: topology.Plan | None = None) -> Content
     """
     nodes: list[Node] = []
     pods: list[Pod] = []
+    services: list[Service] = []
     warnings: list[Problem] = []
     refused: list[Problem] = []
     for change in manifests.read([source]):
@@ -55,6 +56,8 @@ def read(lab: str, source: Path, before: topology.Plan | None = None) -> Content
                 nodes.append(node)
             case Upsert(Pod() as pod):
                 pods.append(pod)
+            case Upsert(Service() as service):
+                services.append(service)
             case Refused(problem, partial):
                 # A file that can't be read may hold pods: to go on without them would take their wires away.
                 if problem.ref.kind in (Kind.NODE, Kind.FILE) and not partial:
@@ -68,7 +71,7 @@ def read(lab: str, source: Path, before: topology.Plan | None = None) -> Content
     try:
         names = {f"{problem.ref.namespace}/{problem.ref.name}" for problem in refused}
         kept = [pod for pod in before.pods if pod.full_name in names] if before else []
-        found = topology.plan(lab, nodes, pods, kept)
+        found = topology.plan(lab, nodes, pods, kept, services)
         return Contents(found.plan, tuple(warnings), (*refused, *found.left_out))
     except topology.TopologyError as error:
         raise ManifestsError("\n".join([str(error), *map(str, warnings)])) from error

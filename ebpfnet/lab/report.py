@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ebpfnet.lab import agents, echoes, processes
@@ -21,6 +22,8 @@ def report(lab: Lab) -> dict[str, Any]:
         "manifests": str(lab.manifests),
         "logs": str(lab.places.logs),
         "uplink_netns": lab.plan.uplink_netns,
+        "outside": dataclasses.asdict(lab.plan.outside) if lab.plan.outside else None,
+        "served": list(lab.plan.served),
         "nodes": [_node(lab.places, node) for node in lab.plan.nodes],
         "pods": [_pod(lab.places, pod) for pod in lab.plan.pods],
     }

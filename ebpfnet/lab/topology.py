@@ -6,18 +6,29 @@ give the same lab, and two plans can be compared.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import ipaddress
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ebpfnet.exits import BadInput
-from ebpfnet.model.facts import IPAddress, IPNetwork, Node, Pod, Problem, Ref
+from ebpfnet.model.facts import IPAddress, IPNetwork, Node, Pod, Problem, Ref, Service
 
 UPLINK = "uplink"
-"""Name of a node's interface to the other nodes."""
+"""Name of a node's interface to the other nodes, and of the outside's."""
+
+OUTSIDE_BLOCKS: dict[int, tuple[IPNetwork, ...]] = {
+    4: tuple(map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"))),
+    6: (ipaddress.ip_network("2001:db8::/64"),),
+}
+"""For documentation (RFC 5737, RFC 3849): no cluster has them, and where one does another address is taken."""
+
+OUTSIDE_ADDRESSES = 2
+"""Of each family, so that one client can be in a range of addresses and another one not."""
 
 
 class TopologyError(BadInput):
@@ -63,8 +74,18 @@ class PodPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class OutsidePlan:
+    """The world outside of the cluster: a client on the uplink network, and the router of every node."""
+
+    netns: str
+    addresses: tuple[str, ...]
+    mac: str
+    bridge_port: str
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
-    """On a node: what to reach through which other node's address."""
+    """On a node or outside: what to reach through which node's address."""
 
     destination: str
     via: str
@@ -72,12 +93,14 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole lab."""
+    """A whole lab. ``served`` are the addresses that services have for clients outside."""
 
     lab: str
     uplink_netns: str
     nodes: tuple[NodePlan, ...] = ()
     pods: tuple[PodPlan, ...] = ()
+    outside: OutsidePlan | None = None
+    served: tuple[str, ...] = ()
 
     def node(self, name: str) -> NodePlan | None:
         """Return the node of that name."""
@@ -107,7 +130,13 @@ class Planned(NamedTuple):
     left_out: tuple[Problem, ...]
 
 
-def plan(lab: str, nodes: Iterable[Node], pods: Iterable[Pod], kept: Iterable[PodPlan] = ()) -> Planned:
+def plan(
+    lab: str,
+    nodes: Iterable[Node],
+    pods: Iterable[Pod],
+    kept: Iterable[PodPlan] = (),
+    services: Iterable[Service] = (),
+) -> Planned:
     """Return the plan for nodes and pods; raises ``TopologyError`` when the nodes make no cluster.
 
     A pod that can't be wired is left out and named, and one that has finished is left out. ``kept`` are pods of an
@@ -133,7 +162,8 @@ def plan(lab: str, nodes: Iterable[Node], pods: Iterable[Pod], kept: Iterable[Po
         pod for pod in kept if pod.node in at_home and (pod.host_network or owners.keys().isdisjoint(pod.addresses))
     ]
     wired.sort(key=lambda pod: (pod.namespace, pod.name))
-    return Planned(Plan(lab, bare.uplink_netns, node_plans, tuple(wired)), tuple(left_out))
+    whole = Plan(lab, bare.uplink_netns, node_plans, tuple(wired))
+    return Planned(_with_outside(whole, services), tuple(left_out))
 
 
 def routes(whole: Plan, node: NodePlan) -> tuple[Route, ...]:
@@ -158,6 +188,40 @@ def routes(whole: Plan, node: NodePlan) -> tuple[Route, ...]:
             if via is not None:
                 result.append(Route(str(block), via))
     return tuple(result)
+
+
+def outside_routes(whole: Plan) -> tuple[Route, ...]:
+    """Return the routes of the outside to what services have for it: through the first node of the family.
+
+    There is none to pods, as there is none to a cluster's from the world: who answers them has to hide them.
+    """
+    found = []
+    for address in whole.served:
+        block = ipaddress.ip_network(address)
+        addresses = [each for node in whole.nodes for each in node.addresses]
+        via = _first(addresses, block.version)
+        if via is not None:
+            found.append(Route(str(block), via))
+    return tuple(found)
+
+
+def _with_outside(whole: Plan, services: Iterable[Service]) -> Plan:
+    """Return the plan with its outside, whose addresses are nobody's in the cluster, and those that it can call."""
+    taken = [text for node in whole.nodes for text in (*node.addresses, *node.pod_cidrs)]
+    taken += [text for pod in whole.pods for text in pod.addresses]
+    blocks = [ipaddress.ip_network(text) for text in taken]
+    asked = {address for service in services for address in (*service.external_ips, *service.load_balancer_ips)}
+    served = sorted((each for each in asked if not _inside(each, blocks)), key=lambda each: (each.version, int(each)))
+    blocks += map(ipaddress.ip_network, served)
+    versions = {ipaddress.ip_address(text).version for node in whole.nodes for text in node.addresses}
+    addresses: list[str] = []
+    for version in sorted(versions):
+        candidates = (each for block in OUTSIDE_BLOCKS[version] for each in block.hosts())
+        free = (str(each) for each in candidates if not _inside(each, blocks))
+        addresses += itertools.islice(free, OUTSIDE_ADDRESSES)
+    name = f"{whole.lab} outside"
+    outside = OutsidePlan(_netns(whole.lab, "outside"), tuple(addresses), _mac(name), "ebn" + _digest("outside", 5))
+    return dataclasses.replace(whole, outside=outside, served=tuple(map(str, served)))
 
 
 def _node_plan(lab: str, node: Node) -> NodePlan:

@@ -1,7 +1,8 @@
 """Interfaces, addresses and routes of a lab, made with netlink.
 
-The uplink network is a bridge in a namespace of its own; each node has a veth into it, called ``uplink``. Nodes know
-each other by host routes, so node addresses need no common prefix. A pod has /32 and /128 addresses and one gateway,
+The uplink network is a bridge in a namespace of its own; each node has a veth into it, called ``uplink``, and so has
+the outside. Nodes and the outside know each other by host routes, so their addresses need no common prefix; the outside
+is the nodes' default gateway. A pod has /32 and /128 addresses and one gateway,
 169.254.1.1 or fe80::1, whose MAC is set for good: a pod asks nobody for anything, and no address of it is ever
 announced. Checksum offload stays on, as on real machines.
 """
@@ -19,7 +20,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ebpfnet.lab import namespace
-from ebpfnet.lab.topology import UPLINK, NodePlan, Plan, PodPlan, Route, routes
+from ebpfnet.lab.topology import UPLINK, NodePlan, OutsidePlan, Plan, PodPlan, Route, outside_routes, routes
 
 POD_INTERFACE = "eth0"
 GATEWAYS = {4: "169.254.1.1", 6: "fe80::1"}
@@ -39,7 +40,7 @@ _SETTINGS_EVERYWHERE = {
     "ipv6/conf/{}/accept_ra": "0",
     "ipv6/conf/{}/accept_redirects": "0",
 }
-_SETTINGS_NODE = {
+_SETTINGS_FORWARDING = {
     "ipv4/ip_forward": "1",
     "ipv6/conf/all/forwarding": "1",
     "ipv6/conf/default/forwarding": "1",
@@ -61,12 +62,12 @@ def build_uplink(plan: Plan, mtu: int) -> None:
     _within(plan.uplink_netns, build)
 
 
-def build_node(plan: Plan, node: NodePlan, mtu: int) -> None:
-    """Make a node's namespace and plug it into the uplink network."""
+def build_node(plan: Plan, node: NodePlan | OutsidePlan, mtu: int) -> None:
+    """Make a node's namespace, or the outside's, and plug it into the uplink network."""
     namespace.create(node.netns)
 
     def prepare(ip: IPRoute) -> None:
-        _settings(_SETTINGS_NODE)
+        _settings(_SETTINGS_FORWARDING)
         ip.link("set", index=_index(ip, "lo"), state="up")
 
     def plug(ip: IPRoute) -> None:
@@ -86,7 +87,12 @@ def build_node(plan: Plan, node: NodePlan, mtu: int) -> None:
 
 
 def set_routes(plan: Plan, node: NodePlan, before: Plan) -> None:
-    """Give a node its routes to the other nodes and their pods, and take away those that ``before`` had."""
+    """Give a node its routes to the other nodes, their pods and the outside; take away those that ``before`` had.
+
+    Where its own pods' addresses come from, what no pod has is refused here: the outside knows no way back.
+    """
+    routers = plan.outside.addresses if plan.outside else ()
+    old_routers = before.outside.addresses if before.outside else ()
     peers = {address for other in plan.nodes if other.name != node.name for address in other.addresses}
     old_peers = {address for other in before.nodes if other.name != node.name for address in other.addresses}
     want = set(routes(plan, node))
@@ -94,17 +100,46 @@ def set_routes(plan: Plan, node: NodePlan, before: Plan) -> None:
 
     def change(ip: IPRoute) -> None:
         uplink = _index(ip, UPLINK)
-        for route in sorted(old - want, key=str):
-            if route.destination not in {each.destination for each in want}:
-                _remove_route(ip, route.destination, uplink)
-        for peer in sorted(old_peers - peers):
-            _remove_route(ip, peer, uplink)
-        for peer in sorted(peers):
-            _host_route(ip, uplink, peer)
-        for route in sorted(want, key=str):
-            _route_via(ip, uplink, route)
+        _change_routes(ip, uplink, (old_peers | {*old_routers}, old), (peers | {*routers}, want))
+        for block in node.pod_cidrs:
+            family = _FAMILY[ipaddress.ip_network(block).version]
+            ip.route("replace", family=family, dst=block, type="unreachable")
+        for version in (4, 6):
+            gateway = next((each for each in routers if ipaddress.ip_address(each).version == version), None)
+            if gateway and any(ipaddress.ip_address(each).version == version for each in node.addresses):
+                ip.route("replace", family=_FAMILY[version], dst="default", gateway=gateway, oif=uplink)
 
     _within(node.netns, change)
+
+
+def set_outside_routes(plan: Plan, before: Plan) -> None:
+    """Give the outside its routes to nodes and to what services have for it; take away those that ``before`` had."""
+    if plan.outside is None:
+        return
+    old = before if before.outside == plan.outside else Plan(before.lab, before.uplink_netns)
+    peers, old_peers = ({address for node in each.nodes for address in node.addresses} for each in (plan, old))
+
+    def change(ip: IPRoute) -> None:
+        have, want = (old_peers, {*outside_routes(old)}), (peers, {*outside_routes(plan)})
+        _change_routes(ip, _index(ip, UPLINK), have, want)
+
+    _within(plan.outside.netns, change)
+
+
+def _change_routes(
+    ip: IPRoute, uplink: int, have: tuple[set[str], set[Route]], want: tuple[set[str], set[Route]]
+) -> None:
+    """Have other neighbours, and other routes through them; what goes goes first, a route before its gateway."""
+    wanted = {each.destination for each in want[1]}
+    for route in sorted(have[1] - want[1], key=str):
+        if route.destination not in wanted:
+            _remove_route(ip, route.destination, uplink)
+    for peer in sorted(have[0] - want[0]):
+        _remove_route(ip, peer, uplink)
+    for peer in sorted(want[0]):
+        _host_route(ip, uplink, peer)
+    for route in sorted(want[1], key=str):
+        _route_via(ip, uplink, route)
 
 
 def build_pod(plan: Plan, pod: PodPlan) -> None:
@@ -145,8 +180,8 @@ def remove_pod(pod: PodPlan) -> None:
     namespace.remove(pod.netns)
 
 
-def remove_node(node: NodePlan) -> None:
-    """Take a node's uplink and namespace away; what is gone already is no error."""
+def remove_node(node: NodePlan | OutsidePlan) -> None:
+    """Take a node's uplink, or the outside's, and namespace away; what is gone already is no error."""
     _remove_link(node.netns, UPLINK)
     namespace.remove(node.netns)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -25,6 +27,50 @@ def test_pods_reach_each_other_without_agents(lab_name: str, family: int):
         for target in ("web-a", "web-b"):
             answer = client.http(lab.pod("client"), lab.pod(target).of(family), 8080, "/?pad=100000")
             assert (answer.pod, len(answer.pad)) == (f"default/{target}", 100_000)
+
+
+def test_the_outside_reaches_nodes_and_no_pod(lab_name: str, family: int):
+    with Lab.up(lab_name, agents=False) as lab:
+        outside = lab.outside()
+        for node in ("node-a", "node-b"):
+            place = lab.node(node)
+            with place.socket(family, socket.SOCK_STREAM) as listener:
+                listener.bind((place.of(family), 7000))
+                listener.listen()
+                sources = [each for each in outside.addresses if (":" in each) == (family == socket.AF_INET6)]
+                assert len(sources) == topology.OUTSIDE_ADDRESSES
+                for source in sources:
+                    with client.connected(outside, socket.IPPROTO_TCP, place.of(family), 7000, source=source):
+                        accepted, peer = listener.accept()
+                        accepted.close()
+                        assert peer[0] == source
+        with pytest.raises(OSError, match=r"unreachable|No route"):
+            client.tcp(outside, lab.pod("web-a").of(family), 8080)
+
+
+def test_packets_for_addresses_of_services_arrive_at_a_node(lab_name: str, tmp_path: Path, family: int):
+    """Without agents nobody serves them, so the node is given the address to see what comes."""
+    folder.copy(folder.DEMO, tmp_path)
+    address, late = ("203.0.113.9", "203.0.113.10") if family == socket.AF_INET else ("2001:db8:1::9", "2001:db8:1::a")
+    with Lab.up(lab_name, tmp_path, agents=False) as lab:
+        for wanted in (address, late, address):
+            (lab.manifests / "outside.yaml").write_text(yaml.safe_dump(balancer(wanted)))
+            lab.sync()
+            bits = 128 if ":" in wanted else 32
+            assert lab.node("node-a").exec("ip", "address", "add", f"{wanted}/{bits}", "dev", "lo").returncode == 0
+            done = lab.outside().exec("ping", "-c", "1", "-W", "2", wanted)
+            assert ", 0% packet loss" in done.stdout, done.stdout + done.stderr
+            lab.node("node-a").exec("ip", "address", "del", f"{wanted}/{bits}", "dev", "lo")
+            known = lab.outside().exec("ip", "-6" if ":" in wanted else "-4", "route").stdout
+            assert wanted in known
+            assert ({address, late} - {wanted}).pop() + " " not in known
+
+
+def balancer(address: str) -> dict[str, Any]:
+    """Return a service of type LoadBalancer that has this address."""
+    spec = {"type": "LoadBalancer", "clusterIP": "10.96.0.99", "ports": [{"port": 80}]}
+    status = {"loadBalancer": {"ingress": [{"ip": address}]}}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": objects.meta("out"), "spec": spec, "status": status}
 
 
 def test_down_leaves_nothing(lab_name: str):

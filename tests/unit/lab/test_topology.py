@@ -7,7 +7,7 @@ import pytest
 
 from ebpfnet.lab import topology
 from ebpfnet.lab.topology import Plan, PodPlan, Route, TopologyError
-from ebpfnet.model.facts import Kind, Node, Pod, PodPort, Ref
+from ebpfnet.model.facts import Kind, Node, Pod, PodPort, Ref, Service
 
 
 def node(name: str, *addresses: str, cidrs: tuple[str, ...] = ()) -> Node:
@@ -78,6 +78,38 @@ def test_a_pod_outside_of_its_nodes_blocks_has_its_own_route():
 def test_a_pod_of_the_hosts_network_has_no_wire():
     found = plan([A], [pod("x", "a", "10.0.0.1", host_network=True)])
     assert (found.pods[0].host_interface, found.pods[0].netns) == ("", found.nodes[0].netns)
+
+
+def outside(nodes: list[Node], pods: list[Pod], *services: Service) -> Plan:
+    return topology.plan("lab", nodes, pods, services=services).plan
+
+
+def service(*addresses: str) -> Service:
+    parsed = tuple(map(ipaddress.ip_address, addresses))
+    return Service(Ref(Kind.SERVICE, "default", "s"), (), (), "", external_ips=parsed[:1], load_balancer_ips=parsed[1:])
+
+
+def test_the_outside_has_addresses_that_the_cluster_has_not():
+    assert outside([A, B], []).outside == plan([A, B], []).outside
+    taken = [node("a", "192.0.2.1", "fd00::1", cidrs=("2001:db8::/126",)), node("b", "192.0.2.3", "fd00::2")]
+    found = outside(taken, [pod("x", "a", "192.0.2.4")], service("192.0.2.2", "192.0.2.6")).outside
+    assert found is not None
+    assert found.addresses == ("192.0.2.5", "192.0.2.7", "2001:db8::4", "2001:db8::5")
+
+
+def test_the_outside_has_the_families_of_the_nodes():
+    found = outside([node("a", "10.0.0.1")], []).outside
+    assert found is not None
+    assert found.addresses == ("192.0.2.1", "192.0.2.2")
+
+
+def test_the_outside_knows_a_way_to_addresses_of_services_and_none_to_pods():
+    called = service("203.0.113.9", "2001:db8:1::9", "10.0.0.2", "10.244.1.99")
+    whole = outside([A, B], [pod("x", "b", "172.16.5.5")], called)
+    assert topology.outside_routes(whole) == (
+        Route("203.0.113.9/32", "10.0.0.1"),
+        Route("2001:db8:1::9/128", "fd00::1"),
+    )
 
 
 def test_a_bare_pod_name_is_in_default():
