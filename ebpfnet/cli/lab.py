@@ -162,8 +162,8 @@ def demo(name: str) -> None:
 def _place_and_command(found: Lab, node: str | None, outside: bool, words: tuple[str, ...]) -> tuple[Inside, list[str]]:
     rest = list(words)
     if (node is not None or outside) and rest[1:2] == ["--"] and found.plan.pod(rest[0]) is not None:
-        where = "--outside" if outside else f"--on {node}"
-        raise click.UsageError(f"{where} or a pod, not both: {rest[0]}")
+        where = "outside or in a pod, not both: --outside" if outside else f"a node or a pod, not both: --on {node}"
+        raise click.UsageError(f"{where}, and {rest[0]}")
     if outside:
         place = found.outside()
     elif node is not None:

@@ -66,7 +66,7 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class Inside(Addresses):
-    """A place to work in: the network namespace of a pod or of a node."""
+    """A place to work in: the network namespace of a pod or of a node, or outside."""
 
     netns: str
 

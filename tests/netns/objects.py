@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +33,41 @@ def write(place: Path) -> Path:
     return place
 
 
-def service(name: str, last: int, ports: list[tuple[str, str, int, int]], pods: list[str]) -> list[dict[str, Any]]:
-    """Return a dual-stack service and its endpoint slices; ports are (name, protocol, port, target port)."""
+def service(
+    name: str,
+    last: int,
+    ports: list[tuple[str, str, int, int]],
+    pods: list[str],
+    *,
+    balancers: Sequence[str] = (),
+    node_ports: Sequence[int] = (),
+    annotations: Mapping[str, str] | None = None,
+    **more: Any,
+) -> list[dict[str, Any]]:
+    """Return a dual-stack service and its endpoint slices; ports are (name, protocol, port, target port).
+
+    ``node_ports`` are those of the ports, in order, ``balancers`` the load balancer's addresses, ``more`` further
+    fields of ``spec``. With either of the first two the type is LoadBalancer.
+    """
     addresses = [f"10.96.0.{last}", f"fd00:10:96::{last}"]
+    listed = [{"name": each[0], "protocol": each[1], "port": each[2], "targetPort": each[3]} for each in ports]
+    for port, number in zip(listed, node_ports, strict=False):
+        port["nodePort"] = number
+    kind = "LoadBalancer" if balancers else "NodePort" if node_ports else "ClusterIP"
     spec: dict[str, Any] = {
+        "type": kind,
         "clusterIP": addresses[0],
         "clusterIPs": addresses,
-        "ports": [{"name": each[0], "protocol": each[1], "port": each[2], "targetPort": each[3]} for each in ports],
+        "ipFamilies": ["IPv4", "IPv6"],
+        "ports": listed,
+        **more,
     }
-    documents: list[dict[str, Any]] = [{"apiVersion": "v1", "kind": "Service", "metadata": meta(name), "spec": spec}]
+    metadata = meta(name, annotations=dict(annotations)) if annotations else meta(name)
+    whole = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+    if balancers:
+        whole["status"] = {"loadBalancer": {"ingress": [{"ip": each} for each in balancers]}}
+    documents: list[dict[str, Any]] = [whole]
+    nodes = {pod: node_of(pod) for pod in pods}
     for kind, index in (("IPv4", 0), ("IPv6", 1)):
         documents.append(
             {
@@ -49,7 +77,8 @@ def service(name: str, last: int, ports: list[tuple[str, str, int, int]], pods: 
                 "addressType": kind,
                 "ports": [{"name": each[0], "protocol": each[1], "port": each[3]} for each in ports],
                 "endpoints": [
-                    {"addresses": [pod_addresses(pod)[index]], "conditions": {"ready": True}} for pod in pods
+                    {"addresses": [pod_addresses(pod)[index]], "conditions": {"ready": True}, "nodeName": nodes[pod]}
+                    for pod in pods
                 ],
             }
         )
@@ -78,6 +107,15 @@ def meta(name: str, **more: Any) -> dict[str, Any]:
 
 def pod_addresses(name: str) -> list[str]:
     """Return the addresses of one of the demo's pods."""
+    return [each["ip"] for each in _demo_pods()[name]["status"]["podIPs"]]
+
+
+def node_of(name: str) -> str:
+    """Return the node of one of the demo's pods."""
+    return str(_demo_pods()[name]["spec"]["nodeName"])
+
+
+@functools.cache
+def _demo_pods() -> dict[str, Any]:
     documents = yaml.safe_load_all((folder.DEMO / "pods.yaml").read_text())
-    found = next(document for document in documents if document["metadata"]["name"] == name)
-    return [each["ip"] for each in found["status"]["podIPs"]]
+    return {document["metadata"]["name"]: document for document in documents}
