@@ -36,6 +36,7 @@ enum mark {
 	MARK_OWN = 1,	     /* an address of this node */
 	MARK_NODEPORTS = 2,  /* at which NodePorts are served */
 	MARK_CLUSTER_IP = 4, /* of a service: a port of it that is no frontend is refused */
+	MARK_BALANCER = 8,   /* of a frontend, for people: the address is a load balancer's, not an external IP */
 };
 
 /* Value of `services`. The sets are often one and the same. */
@@ -44,7 +45,7 @@ struct service {
 	__u64 outside;	  /* endpoint set for everybody else */
 	__u64 ranges;	  /* hash of NAMESPACE/NAME: only clients of its `ranges` are served; 0: all are */
 	__u32 affinity_s; /* seconds that a client stays with its backend; 0: every connection chooses */
-	__u16 marks;	  /* enum mark; of an address, else 0 */
+	__u16 marks;	  /* enum mark; of a frontend MARK_BALANCER at most */
 	__u16 pad;
 };
 

@@ -26,11 +26,12 @@ class Protocol(enum.IntEnum):
 
 
 class Mark(enum.IntFlag):
-    """What an address is that has a mark in ``services``."""
+    """What an address is that has a mark in ``services``, and of a frontend whether it is a load balancer's."""
 
     OWN = 1
     NODEPORTS = 2
     CLUSTER_IP = 4
+    BALANCER = 8
 
 
 class SetFlag(enum.IntFlag):

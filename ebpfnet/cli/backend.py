@@ -6,14 +6,13 @@ from typing import Any
 
 import click
 
-from ebpfnet import abi
 from ebpfnet.cli import candidates
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
-from ebpfnet.cli.lookup import Lookup, full_name, refuse_unknown, without_port
-from ebpfnet.maps.dump import host_port
+from ebpfnet.cli.lookup import full_name, refuse_unknown, without_policy, without_port
+from ebpfnet.cli.sets import Endpoints, Sets, backend_rows
 
-COLUMNS = ("node", "service", "backend", "pod")
+COLUMNS = ("node", "service", "policy", "backend", "pod", "share")
 
 
 @click.group()
@@ -21,24 +20,18 @@ def backend() -> None:
     """Backends behind services."""
 
 
-def rows_of(instance: nodes.Instance, tables: dict[str, Any], only: str | None) -> list[dict[str, Any]]:
-    """Return a row for each slot that a service leads to."""
-    lookup = Lookup(tables)
-    live = {}
-    for value in (value for _, value in tables["services"].items()):
-        entry = abi.Service.unpack(value)
-        name = lookup.name(entry.id)
-        if only is None or full_name(only) in {name, without_port(name)}:
-            live[entry.id, entry.generation] = (name, entry.count)
+def rows_of(instance: nodes.Instance, sets: Sets, only: str | None) -> list[dict[str, Any]]:
+    """Return a row for each backend of each endpoint set that a frontend leads to."""
+    found: dict[int, Endpoints] = {}
+    for frontend in sets.frontends():
+        if only is None or full_name(only) in {frontend.name, without_port(frontend.name)}:
+            found |= {each.id: each for each in (frontend.inside, frontend.outside)}
     rows = []
-    for key, value in tables["slots"].items() if live else ():
-        slot = abi.Slot.unpack(key)
-        name, count = live.get((slot.service, slot.generation), ("", 0))
-        if slot.index < count:
-            raw = abi.Backend.unpack(value)
-            where = {"backend": host_port(raw.address, raw.port), "pod": lookup.pods.get(raw.address, "")}
-            rows.append({"node": instance.node, "service": name, **where, "slot": slot.index})
-    return sorted(rows, key=lambda row: (row["service"], row["backend"]))
+    for each in found.values():
+        head = {"node": instance.node, "service": without_policy(each.name)}
+        policy = "Local" if each.local else "Cluster"
+        rows += [{**head, "policy": policy, **row, "id": f"{each.id:016x}"} for row in backend_rows(sets, each)]
+    return sorted(rows, key=lambda row: (row["service"], row["policy"], row["backend"]))
 
 
 @backend.command(name="list")
@@ -50,12 +43,15 @@ def rows_of(instance: nodes.Instance, tables: dict[str, Any], only: str | None) 
 def list_backends(only: str | None, instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
     """List the backends of services.
 
-    POD names those on the same node.
+    By endpoint set: that of traffic policy Cluster, and that of Local for what comes to this node by it. POD names
+    those on the same node, SHARE how many of the connections each gets where that is not all the same.
     """
-    rows, known = [], set()
+    rows: list[dict[str, Any]] = []
+    known: set[str] = set()
     for instance, tables in nodes.each(instances):
-        rows += rows_of(instance, tables, only)
-        known |= Lookup(tables).services if only else set()
+        sets = Sets(tables)
+        rows += rows_of(instance, sets, only)
+        known |= sets.lookup.services if only else set()
     if only:
         refuse_unknown("service", only, known)
     form.show(rows, COLUMNS, output, headers=headers)

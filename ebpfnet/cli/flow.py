@@ -14,7 +14,8 @@ from ebpfnet.cli import output as form
 from ebpfnet.cli.lookup import Lookup, full_name, refuse_unknown, without_port
 from ebpfnet.maps.dump import host_port, protocol_name
 
-COLUMNS = ("node", "protocol", "source", "destination", "backend", "service", "state", "idle")
+COLUMNS = ("node", "protocol", "source", "destination", "backend", "snat", "service", "state", "flags", "idle")
+_SHOWN = (abi.FlowFlag.HOST, abi.FlowFlag.GONE, abi.FlowFlag.BESIDE)
 
 
 @click.group()
@@ -40,7 +41,9 @@ def list_flows(
 ) -> None:
     """List connections, one line each.
 
-    The client, what it called, the backend it got, and how long it is idle.
+    The client, what it called, the backend it got, and how long it is idle. SNAT is the source that the backend sees
+    where that is not the client's own. FLAGS: HOST was asked by this node itself, GONE has lost its backend and ends
+    with its next packet, BESIDE is translated on another CNI plugin's wire.
     """
     rows = []
     services, pods = set(), set()
@@ -74,7 +77,10 @@ def rows_of(instance: nodes.Instance, tables: dict[str, Any], *, replies: bool) 
         this = abi.Tuple.unpack(key)
         nat = bool(entry.flags & abi.FlowFlag.NAT)
         idle = max(0.0, (now - entry.seen_ns) / 1e9)
-        service = lookup.name(entry.service) if entry.service else ""
+        service = lookup.service(entry.service) if entry.service else ""
+        reply = bool(entry.flags & abi.FlowFlag.REPLY)
+        seen = host_port(entry.to.source, entry.to.source_port) if nat else ""
+        hidden = not reply and (this.source, this.source_port) != (entry.to.source, entry.to.source_port)
         source, target = lookup.pods.get(this.source, ""), lookup.pods.get(entry.to.destination, "")
         yield {
             "node": instance.node,
@@ -86,10 +92,14 @@ def rows_of(instance: nodes.Instance, tables: dict[str, Any], *, replies: bool) 
             "state": entry.state.name,
             "idle": form.age(idle),
             "idle_seconds": round(idle, 3),
-            "reply": bool(entry.flags & abi.FlowFlag.REPLY),
+            "reply": reply,
             "source_pod": source,
             "destination_pod": target,
-            "seen_as": host_port(entry.to.source, entry.to.source_port) if nat else "",
+            "seen_as": seen,
+            "snat": seen if hidden else "",
+            "flags": " ".join(flag.name or "" for flag in _SHOWN if flag in entry.flags),
+            "packets": entry.packets,
+            "bytes": entry.bytes,
         }
 
 

@@ -10,6 +10,8 @@ from ebpfnet import abi
 from ebpfnet.exits import EbpfnetError
 from ebpfnet.maps.dump import host_port
 
+_LOCAL = "#local"
+
 
 class NoSuchName(EbpfnetError):
     """A service or pod that was asked for is not in the tables."""
@@ -23,6 +25,16 @@ def full_name(text: str) -> str:
 def without_port(service: str) -> str:
     """Return NAMESPACE/NAME of NAMESPACE/NAME:PORT."""
     return service.rsplit(":", 1)[0]
+
+
+def without_policy(name: str) -> str:
+    """Return NAMESPACE/NAME:PORT of the name of an endpoint set."""
+    return name.removesuffix(_LOCAL)
+
+
+def is_local(name: str) -> bool:
+    """Tell whether an endpoint set, by its name, is the one of traffic policy Local."""
+    return name.endswith(_LOCAL)
 
 
 def refuse_unknown(kind: str, text: str, known: Iterable[str]) -> None:
@@ -61,9 +73,30 @@ class Lookup:
         return found
 
     @cached_property
+    def _services(self) -> tuple[dict[bytes, abi.Service], dict[bytes, int]]:
+        entries, marks = {}, {}
+        for key, value in self.tables["services"].items():
+            entry = abi.Service.unpack(value)
+            if any(key[16:]):
+                entries[key] = entry
+            else:
+                marks[key[:16]] = entry.marks
+        return entries, marks
+
+    @property
+    def entries(self) -> dict[bytes, abi.Service]:
+        """What is served, by address and port (the key's bytes)."""
+        return self._services[0]
+
+    @property
+    def marks(self) -> dict[bytes, int]:
+        """What an address is."""
+        return self._services[1]
+
+    @cached_property
     def frontends(self) -> dict[bytes, str]:
-        """Service by address and port (the key's bytes)."""
-        return {key: self.name(abi.Service.unpack(value).id) for key, value in self.tables["services"].items()}
+        """NAMESPACE/NAME:PORT of a service by address and port (the key's bytes)."""
+        return {key: self.service(entry.inside) for key, entry in self.entries.items()}
 
     @property
     def services(self) -> set[str]:
@@ -75,11 +108,24 @@ class Lookup:
         """Return the text of an id; an id without one shows as hexadecimal."""
         return self.names.get(identity, f"#{identity:016x}")
 
+    def service(self, identity: int) -> str:
+        """Return NAMESPACE/NAME:PORT of an endpoint set's id."""
+        return without_policy(self.name(identity))
+
     def end(self, address: bytes, port: int, protocol: int) -> str:
         """Return one end of a connection with the pod's or service's name beside its address."""
         plain = host_port(address, port)
-        known = self.pods.get(address) or self.frontends.get(abi.Frontend(address, port, protocol).pack())
+        known = self.pods.get(address) or self.at(address, port, protocol)
         return f"{plain} ({known})" if known else plain
+
+    def at(self, address: bytes, port: int, protocol: int) -> str:
+        """Return the service that is served at an address and port, empty for none."""
+        found = self.frontends.get(abi.Frontend(address, port, protocol).pack(), "")
+        if not found and self.marks.get(address, 0) & abi.Mark.NODEPORTS:
+            mapped = address.startswith(abi.V4_PREFIX)
+            any_address = abi.V4_PREFIX + bytes(4) if mapped else bytes(16)
+            found = self.frontends.get(abi.Frontend(any_address, port, protocol).pack(), "")
+        return found
 
     def tuple(self, key: abi.Tuple) -> str:
         """Return a connection in one line."""

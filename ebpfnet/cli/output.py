@@ -29,7 +29,7 @@ def show(rows: Sequence[Row], columns: Sequence[str], output: str, *, headers: b
         document(list(rows), output)
         return
     names = list(rows[0]) if output == "wide" and rows else list(columns)
-    names = [name for name in names if not rows or any(row.get(name) not in {None, ""} for row in rows)]
+    names = [name for name in names if not rows or any(row.get(name) not in (None, "") for row in rows)]
     cells = [[text(row.get(name)) for name in names] for row in rows]
     titles = [name.upper().replace("_", " ") for name in names]
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
@@ -82,6 +82,8 @@ def text(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(text, value))
     return str(value)
 
 

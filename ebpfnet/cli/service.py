@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import ipaddress
+from collections import Counter
 from typing import Any
 
 import click
 
 from ebpfnet import abi
-from ebpfnet.cli import candidates
+from ebpfnet.cli import candidates, complaints
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
-from ebpfnet.cli.lookup import Lookup, full_name, refuse_unknown, without_port
-from ebpfnet.maps.dump import host_port, protocol_name
+from ebpfnet.cli.lookup import full_name, refuse_unknown, without_port
+from ebpfnet.cli.sets import Frontend, Sets, backend_rows, row_of
+from ebpfnet.cli.top import top
 
-COLUMNS = ("node", "service", "address", "port", "protocol", "backends")
+COLUMNS = ("node", "service", "type", "address", "port", "protocol", "endpoints", "policy", "affinity", "problems")
 
 
 @click.group()
@@ -22,35 +23,68 @@ def service() -> None:
     """Services as the datapath serves them."""
 
 
+service.add_command(top)
+
+
+def _order(row: dict[str, Any]) -> tuple[str, str, str, int]:
+    return row["service"], row["type"] or "", row["address"] or "", row["port"] or 0
+
+
 def rows_of(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each frontend, sorted by name."""
-    names = Lookup(tables).names
-    rows = []
-    for key, value in tables["services"].items():
-        frontend, entry = abi.Frontend.unpack(key), abi.Service.unpack(value)
-        row = {
-            "node": instance.node,
-            "service": names.get(entry.id, f"#{entry.id:016x}"),
-            "address": str(abi.unpack_address(frontend.address)),
-            "port": frontend.port,
-            "protocol": protocol_name(frontend.protocol),
-            "backends": entry.count,
-            "generation": entry.generation,
-            "id": f"{entry.id:016x}",
-        }
-        rows.append(row)
-    return sorted(rows, key=lambda row: (row["service"], row["address"]))
+    """Return a row for each frontend, sorted by name, and one for each service that problems left without any."""
+    sets = Sets(tables)
+    refused = complaints.of_services(instance)
+    rows: list[dict[str, Any]] = []
+    for frontend in sets.frontends():
+        row = {"node": instance.node, **row_of(sets, frontend)}
+        rows.append({**row, "problems": refused.get(without_port(row["service"]), [])})
+    served = {without_port(row["service"]) for row in rows}
+    rows += [_without_frontend(instance, name, problems) for name, problems in refused.items() if name not in served]
+    return sorted(rows, key=_order)
+
+
+def _without_frontend(instance: nodes.Instance, name: str, problems: list[str]) -> dict[str, Any]:
+    nothing = dict.fromkeys(("type", "address", "port", "protocol", "policy", "affinity_seconds"))
+    return {
+        "node": instance.node,
+        "service": name,
+        **nothing,
+        "backends": 0,
+        "backends_outside": 0,
+        "problems": problems,
+    }
+
+
+def _for_people(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as a table has it."""
+    affinity = row["affinity_seconds"]
+    problems = len(row["problems"]) or ""
+    return {**row, "endpoints": _counts(row), "affinity": affinity and f"{affinity}s", "problems": problems}
+
+
+def _counts(row: dict[str, Any]) -> str:
+    """Return how many endpoints there are, and how many for clients outside where those are only this node's."""
+    if row["type"] is None:
+        return ""
+    if row["id"] != row["id_outside"]:
+        return f"{row['backends']}, {row['backends_outside']} local"
+    return f"{row['backends']} local" if row["policy"] == "Local" else str(row["backends"])
 
 
 @service.command(name="list")
 @nodes.options
 @form.options
 def list_services(instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
-    """List service ports, cluster IPs, number of backends.
+    """List service ports: type, address, endpoints, policy.
 
-    No backends means that connections are refused.
+    A NodePort has the address 0.0.0.0 or ::. ENDPOINTS says how many there are and, with traffic policy Local, how many
+    of them are on this node; without any, connections are refused, or with policy Local dropped while there are some on
+    other nodes. POLICY is the internal traffic policy of ClusterIPs and the external one of all else, AFFINITY how
+    long a client stays with its endpoint, PROBLEMS how many `service get` names.
     """
     rows = [row for instance, tables in nodes.each(instances) for row in rows_of(instance, tables)]
+    if output in {"table", "wide"}:
+        rows = [_for_people(row) for row in rows]
     form.show(rows, COLUMNS, output, headers=headers)
 
 
@@ -59,44 +93,104 @@ def list_services(instances: list[nodes.Instance], output: str, *, headers: bool
 @nodes.options
 @form.options
 def get(name: str, instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
-    """Show one service: its addresses, backends and connections."""
-    found, known = [], set()
+    """Show all of one service: addresses, endpoints, problems.
+
+    Also which endpoints are for whom, the source ranges that a load balancer's addresses are limited to, and how many
+    connections there are now.
+    """
+    found: list[dict[str, Any]] = []
+    known: set[str] = set()
     wanted = full_name(name)
     for instance, tables in nodes.each(instances):
-        rows = rows_of(instance, tables)
-        known |= {label for row in rows for label in (row["service"], without_port(row["service"]))}
-        mine = [row for row in rows if wanted in {row["service"], without_port(row["service"])}]
-        counts = _flows(tables, {int(row["id"], 16) for row in mine})
-        for row in mine:
-            identity = int(row["id"], 16)
-            backends = _backends(tables, identity, row["generation"], row["backends"])
-            found.append({**row, "flows": counts.get(identity, 0), "endpoints": backends})
+        rows, names = _details(instance, tables, wanted)
+        found += rows
+        known |= names
     refuse_unknown("service", name, known)
     if output in {"json", "yaml"}:
         form.document(found, output)
         return
-    form.show(found, (*COLUMNS, "flows", "generation"), "table", headers=headers)
-    for row in found:
-        where = host_port(abi.pack_address(ipaddress.ip_address(row["address"])), row["port"])
-        click.echo(f"\n{row['service']} {where}{' on ' + row['node'] if row['node'] else ''}")
-        form.show(row["endpoints"] or [{"backend": "(none: connections are refused)"}], ("backend", "pod"), "table")
+    columns = tuple(column for column in COLUMNS if column != "problems")
+    form.show([_for_people(row) for row in found if row["type"]], (*columns, "flows"), "table", headers=headers)
+    for line in dict.fromkeys(_lines(found)):
+        click.echo(line)
+    _show_sets(found)
 
 
-def _flows(tables: dict[str, Any], ids: set[int]) -> dict[int, int]:
-    counts: dict[int, int] = {}
+def _details(instance: nodes.Instance, tables: dict[str, Any], wanted: str) -> tuple[list[dict[str, Any]], set[str]]:
+    """Return a row for each frontend of a service with its endpoints, and every name that is known."""
+    sets = Sets(tables)
+    refused = complaints.of_services(instance)
+    known = set(refused)
+    mine: list[Frontend] = []
+    for frontend in sets.frontends():
+        labels = {frontend.name, without_port(frontend.name)}
+        known |= labels
+        if wanted in labels:
+            mine.append(frontend)
+    counts = _flows(tables, {each for frontend in mine for each in (frontend.inside.id, frontend.outside.id)})
+    rows = []
+    for frontend in mine:
+        row = {"node": instance.node, **row_of(sets, frontend)}
+        row["problems"] = refused.get(without_port(frontend.name), [])
+        row["flows"] = counts[frontend.inside.id]
+        row["source_ranges"] = sets.ranges(frontend.entry.ranges) if frontend.entry.ranges else None
+        row["nodeport_addresses"] = _addresses(sets, frontend) if frontend.kind == "NodePort" else None
+        row["endpoints"] = backend_rows(sets, frontend.inside)
+        row["endpoints_outside"] = None
+        if frontend.outside.id != frontend.inside.id:
+            row["flows"] += counts[frontend.outside.id]
+            row["endpoints_outside"] = backend_rows(sets, frontend.outside)
+        rows.append(row)
+    if not mine and wanted in refused:
+        rows.append({**_without_frontend(instance, wanted, refused[wanted]), "endpoints": []})
+    return sorted(rows, key=_order), known
+
+
+def _addresses(sets: Sets, frontend: Frontend) -> list[str]:
+    """Return the addresses of the node at which a NodePort is reached."""
+    at = (key for key, marks in sets.lookup.marks.items() if marks & abi.Mark.NODEPORTS)
+    found = map(abi.unpack_address, at)
+    version = abi.unpack_address(frontend.key.address).version
+    return sorted(str(address) for address in found if address.version == version)
+
+
+def _flows(tables: dict[str, Any], ids: set[int]) -> Counter[int]:
+    counts: Counter[int] = Counter()
     for item in tables["flows"].items():
         entry = abi.Flow.unpack(item[1])
         if entry.service in ids and not entry.flags & abi.FlowFlag.REPLY:
-            counts[entry.service] = counts.get(entry.service, 0) + 1
+            counts[entry.service] += 1
     return counts
 
 
-def _backends(tables: dict[str, Any], identity: int, generation: int, count: int) -> list[dict[str, Any]]:
-    pods = Lookup(tables).pods
-    out = []
-    for index in range(count):
-        raw = tables["slots"].get(abi.Slot(identity, generation, index).pack())
-        if raw is not None:
-            backend = abi.Backend.unpack(raw)
-            out.append({"backend": host_port(backend.address, backend.port), "pod": pods.get(backend.address, "")})
-    return sorted(out, key=lambda row: str(row["backend"]))
+def _lines(found: list[dict[str, Any]]) -> list[str]:
+    """Return what there is to say beside the table."""
+    lines = []
+    for row in found:
+        on = f" on {row['node']}" if row["node"] else ""
+        if row.get("nodeport_addresses") is not None:
+            lines.append(f"node ports{on}: at {', '.join(row['nodeport_addresses']) or 'no address'}")
+        if row.get("source_ranges") is not None:
+            lines.append(f"{row['address']}{on}: only for clients of {', '.join(row['source_ranges'])}")
+        lines += [click.style(f"problem{on}: {problem}", fg="red") for problem in row["problems"]]
+    return lines
+
+
+def _show_sets(found: list[dict[str, Any]]) -> None:
+    """Print each endpoint set once, and for whom it is."""
+    shown: dict[tuple[str, str], tuple[str, list[dict[str, Any]], str]] = {}
+    for row in found:
+        if row["type"] is None:
+            continue
+        whole = row["id"] == row["id_outside"]
+        local = whole and row["policy"] == "Local"
+        title = f"{row['service']} {'on this node' if local else 'endpoints'}"
+        key = (row["node"], row["id"])
+        shown.setdefault(key, (title, row["endpoints"], row["when_empty"]))
+        if not whole:
+            title = f"{row['service']} for clients outside: on this node"
+            shown.setdefault((row["node"], row["id_outside"]), (title, row["endpoints_outside"], row["when_empty"]))
+    for (node, _), (title, endpoints, when_empty) in shown.items():
+        click.echo(f"\n{title}{', as node ' + node + ' has them' if node else ''}")
+        nothing = [{"backend": f"(none: connections are {when_empty})"}]
+        form.show(endpoints or nothing, ("backend", "pod", "share"), "table")

@@ -1,0 +1,25 @@
+"""What agents refused of services; an agent that is not there has no say, and holds up nobody."""
+
+from __future__ import annotations
+
+from ebpfnet.cli.instances import Instance
+from ebpfnet.exits import NotRunning
+
+_PATIENCE_S = 0.5
+_KIND = "Service "
+
+
+def of_services(instance: Instance) -> dict[str, list[str]]:
+    """Return the problems of each service, by NAMESPACE/NAME; nothing when the agent does not answer."""
+    from ebpfnet.status import ask
+
+    try:
+        problems = ask(instance.run, timeout_s=_PATIENCE_S).get("problems", [])
+    except NotRunning:
+        return {}
+    found: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem["ref"].startswith(_KIND):
+            text = ": ".join(part for part in (problem["field"], problem["reason"]) if part)
+            found.setdefault(problem["ref"].removeprefix(_KIND), []).append(text)
+    return found

@@ -1,0 +1,144 @@
+"""Frontends and the endpoint sets behind them, as the tables have them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ebpfnet import abi
+from ebpfnet.cli.lookup import Lookup, is_local, without_policy
+from ebpfnet.maps.dump import host_port, protocol_name
+
+_NOWHERE = (bytes(16), abi.V4_PREFIX + bytes(4))
+_NO_SET = abi.Set(0, 0)
+
+
+class Endpoints(NamedTuple):
+    """One endpoint set: for whom it is, and what it holds."""
+
+    id: int
+    name: str
+    local: bool
+    entry: abi.Set
+
+    @property
+    def consistent(self) -> bool:
+        """Whether its slots are a Maglev table."""
+        return bool(self.entry.flags & abi.SetFlag.CONSISTENT)
+
+    @property
+    def when_empty(self) -> str:
+        """What becomes of connections when there is no backend."""
+        return "dropped: they are on other nodes" if self.entry.flags & abi.SetFlag.ELSEWHERE else "refused"
+
+
+class Frontend(NamedTuple):
+    """An address and port that is served. ``kind`` is what the service has it for."""
+
+    key: abi.Frontend
+    entry: abi.Service
+    kind: str
+    inside: Endpoints
+    outside: Endpoints
+
+    @property
+    def name(self) -> str:
+        """NAMESPACE/NAME:PORT."""
+        return without_policy(self.inside.name)
+
+    @property
+    def internal(self) -> bool:
+        """Whether the internal traffic policy is the one that counts: of cluster IPs."""
+        return self.kind == "ClusterIP"
+
+
+class Sets:
+    """All of one node's frontends and sets."""
+
+    def __init__(self, tables: Any) -> None:
+        self._tables = tables
+        self.lookup = Lookup(tables)
+        self._found: dict[int, Endpoints] = {}
+        self._backends: dict[int, dict[abi.Backend, int]] = {}
+
+    def frontends(self) -> Iterator[Frontend]:
+        """Yield every frontend; what only says what an address is, is none."""
+        for raw, entry in self.lookup.entries.items():
+            key = abi.Frontend.unpack(raw)
+            yield Frontend(
+                key, entry, self._kind(key, entry), self.endpoints(entry.inside), self.endpoints(entry.outside)
+            )
+
+    def _kind(self, key: abi.Frontend, entry: abi.Service) -> str:
+        if key.address in _NOWHERE:
+            return "NodePort"
+        if self.lookup.marks.get(key.address, 0) & abi.Mark.CLUSTER_IP:
+            return "ClusterIP"
+        return "LoadBalancer" if entry.marks & abi.Mark.BALANCER else "ExternalIP"
+
+    def endpoints(self, identity: int) -> Endpoints:
+        """Return one set; one that is not there is empty."""
+        if identity not in self._found:
+            raw = self._tables["sets"].get(identity.to_bytes(8, "little"))
+            name = self.lookup.name(identity)
+            self._found[identity] = Endpoints(identity, name, is_local(name), abi.Set.unpack(raw) if raw else _NO_SET)
+        return self._found[identity]
+
+    def backends(self, found: Endpoints) -> dict[abi.Backend, int]:
+        """Return a set's backends with the number of its slots that each one has."""
+        if found.id not in self._backends:
+            slots = (abi.Slot(found.id, found.entry.generation, index).pack() for index in range(found.entry.count))
+            raws = (self._tables["slots"].get(slot) for slot in slots)
+            counts = Counter(raw for raw in raws if raw is not None)
+            self._backends[found.id] = {abi.Backend.unpack(raw): count for raw, count in counts.items()}
+        return self._backends[found.id]
+
+    def size(self, found: Endpoints) -> int:
+        """Return how many backends a set has."""
+        return len(self.backends(found)) if found.consistent else found.entry.count
+
+    def ranges(self, identity: int) -> list[str]:
+        """Return the clients that a service's load balancer addresses are for."""
+        found = [abi.Range.unpack(key) for key, _ in self._tables["ranges"].items()]
+        return sorted(cidr(each.address, each.prefix_length - 64) for each in found if each.service == identity)
+
+
+def cidr(address: bytes, prefix_length: int) -> str:
+    """Return a block of mapped addresses as people write it."""
+    shown = abi.unpack_address(address)
+    return f"{shown}/{prefix_length - (96 if shown.version == 4 else 0)}"
+
+
+def row_of(sets: Sets, frontend: Frontend) -> dict[str, Any]:
+    """Return what a list says of a frontend."""
+    key, entry = frontend.key, frontend.entry
+    counted = frontend.inside if frontend.internal else frontend.outside
+    return {
+        "service": frontend.name,
+        "type": frontend.kind,
+        "address": str(abi.unpack_address(key.address)),
+        "port": key.port,
+        "protocol": protocol_name(key.protocol),
+        "policy": "Local" if counted.local else "Cluster",
+        "backends": sets.size(frontend.inside),
+        "backends_outside": sets.size(frontend.outside),
+        "affinity_seconds": entry.affinity_s or None,
+        "consistent": frontend.inside.consistent,
+        "limited": bool(entry.ranges),
+        "when_empty": counted.when_empty,
+        "id": f"{entry.inside:016x}",
+        "id_outside": f"{entry.outside:016x}",
+    }
+
+
+def backend_rows(sets: Sets, found: Endpoints) -> list[dict[str, Any]]:
+    """Return a row for each backend of a set. ``share`` says how often it is chosen, where that is not all the same."""
+    backends = sets.backends(found)
+    total = sum(backends.values())
+    uneven = len(set(backends.values())) > 1
+    rows = []
+    for backend, slots in backends.items():
+        where = {"backend": host_port(backend.address, backend.port), "pod": sets.lookup.pods.get(backend.address, "")}
+        rows.append({**where, "share": f"{100 * slots / total:.1f}%" if uneven else None})
+    return sorted(rows, key=lambda row: str(row["backend"]))
