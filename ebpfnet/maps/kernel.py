@@ -30,7 +30,7 @@ class KernelTable:
     def __init__(self, spec: TableSpec, fd: int) -> None:
         self.spec = spec
         self.fd = fd
-        per_cpu = spec.type == MapType.PERCPU_ARRAY
+        per_cpu = spec.type in {MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH}
         self.value_size = (spec.value_size + 7) // 8 * 8 * possible_cpus() if per_cpu else spec.value_size
         self.writes = 0
         """Puts and deletes since it was opened, each entry of a batch counted."""

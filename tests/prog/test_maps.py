@@ -83,6 +83,17 @@ def test_other_types_read_back_whole(kind: MapType):
     made.close()
 
 
+def test_a_per_cpu_table_of_many_keys_reads_back_whole():
+    needs_root()
+    table = kernel.create(TableSpec("toy", MapType.LRU_PERCPU_HASH, 4, 8, 1000))
+    value = b"".join(number(each, 8) for each in range(kernel.possible_cpus()))
+    for key in range(100):
+        table.put(number(key), value)
+    assert dict(table.items()) == {number(key): value for key in range(100)}
+    assert table.get(number(7)) == value
+    table.close()
+
+
 def test_tables_survive_their_descriptors(bpffs: Path):
     tables = pins.create_or_open_all(bpffs / "x", SMALL)
     tables["names"].put(number(1, 8), abi.pack_name("default/web:http"))
