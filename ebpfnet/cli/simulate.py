@@ -23,6 +23,11 @@ def _networks(_: click.Context, parameter: click.Parameter, value: str | None) -
         raise click.BadParameter(str(error), param=parameter) from error
 
 
+def _networks_or_primary(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[Network, ...]:
+    """Return the blocks; `primary`, the default, is none, and means the first address of each family."""
+    return () if value == "primary" else _networks(ctx, parameter, value)
+
+
 @click.command()
 @click.option("-f", "--filename", "paths", multiple=True, type=click.Path(path_type=Path), metavar="PATH",
               help="Manifests: a file, a folder, or - for standard input. May be given several times.")  # fmt: skip
@@ -32,8 +37,10 @@ def _networks(_: click.Context, parameter: click.Parameter, value: str | None) -
               help="How to print; --interactive always JSON.  [default: table on a terminal, else JSON]")  # fmt: skip
 @click.option("--service-cidr", callback=_networks, metavar="CIDR,...", help="What ClusterIPs are taken from.")
 @click.option("--cluster-cidr", callback=_networks, metavar="CIDR,...", help="What pods' addresses are taken from.")
-@click.option("--nodeport-addresses", callback=_networks, metavar="CIDR,...",
-              help="Which of a node's addresses serve node ports; none are served yet.")  # fmt: skip
+@click.option("--nodeport-addresses", callback=_networks_or_primary, metavar="CIDR,...|primary",
+              help="At which of a node's addresses node ports are served.  [default: primary]")  # fmt: skip
+@click.option("--external-ip-cidr", callback=_networks, metavar="CIDR,...",
+              help="The only external IPs that are served.")  # fmt: skip
 @click.option("--interactive", is_flag=True,
               help='Lines may also be {"apply": MANIFEST}, {"delete": {...}} and {"reset": true}.')  # fmt: skip
 @click.option("--cache", type=click.Path(path_type=Path), metavar="DIR", help="Where compiled programs are kept.")
@@ -44,30 +51,32 @@ def simulate(
     service_cidr: tuple[Network, ...],
     cluster_cidr: tuple[Network, ...],
     nodeport_addresses: tuple[Network, ...],
+    external_ip_cidr: tuple[Network, ...],
     interactive: bool,
     cache: Path | None,
 ) -> None:
     """Say what the datapath does to connections in a cluster of manifests: nothing is attached, no cluster is needed.
 
     A flow is a line such as {"from": "default/client", "to": "default/web", "port": 80, "protocol": "TCP"}; `from` and
-    `to` may be IP addresses. Its first packet goes through the real programs of every node on its way, and the answer
-    back. The exit code is 9 when a flow or a manifest could not be used; it does not depend on verdicts.
+    `to` may be IP addresses or `node NAME`, and `from` also `outside`, for a client outside of the cluster. Its first
+    packet goes through the real programs of every node on its way, and the answer back. The exit code is 9 when a flow
+    or a manifest could not be used; it does not depend on verdicts.
     """
     from ebpfnet.datapath import build
     from ebpfnet.simulate.interactive import Session
     from ebpfnet.simulate.network import private_network
-    from ebpfnet.simulate.world import World
+    from ebpfnet.simulate.world import Flags, World
 
     if not paths and not interactive:
         raise click.UsageError("-f PATH is missing (only --interactive can do without)")
     if flows_file == "-" and Path("-") in paths:
         raise click.UsageError("manifests and flows can't both come from standard input")
-    del nodeport_addresses  # read and checked, so that a command line for an agent is one for this too
+    flags = Flags(service_cidr, cluster_cidr, external_ip_cidr, nodeport_addresses)
     changes, complaints, refused = _read(paths)
     as_json = interactive or output == "json" or (output is None and not sys.stdout.isatty())
     with _lines(flows_file) as lines, private_network():
         compiled = build.compiled(cache or build.DEFAULT_CACHE)
-        with World(compiled, (*service_cidr, *cluster_cidr)) as world:
+        with World(compiled, flags) as world:
             session = Session(world, changes, interactive=interactive)
             _complain(complaints | dict.fromkeys(map(str, world.problems)))
             gc.freeze()  # a large cluster's facts are not looked through again and again

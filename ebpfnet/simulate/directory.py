@@ -11,6 +11,10 @@ from ebpfnet.model.facts import Fact, IPAddress, IPNetwork, Node, Pod, PodPort, 
 from ebpfnet.simulate import packets
 from ebpfnet.simulate.flows import BadFlow, Flow
 
+OUTSIDE = "outside"
+OUTSIDE_ADDRESSES: tuple[IPAddress, ...] = (ipaddress.IPv4Address("192.0.2.1"), ipaddress.IPv6Address("2001:db8::1"))
+"""Of who is called ``outside`` (RFC 5737, RFC 3849)."""
+
 
 class Place(NamedTuple):
     """Where a packet starts or ends: in a pod of a node, in a process of a node, or outside beyond a node's uplink."""
@@ -67,7 +71,7 @@ class Directory:
                         self._pods_at.setdefault(raw, {})[fact.ref] = fact
             case Service():
                 self._services[name] = fact
-                for address in fact.cluster_ips:
+                for address in _addresses_of(fact):
                     self._services_at.setdefault(abi.pack_address(address), {})[fact.ref] = fact
 
     def drop(self, ref: Ref) -> None:
@@ -81,7 +85,7 @@ class Directory:
             case "Pod" if pod := self.pods.pop(name, None):
                 addresses = pod.addresses
             case "Service" if service := self._services.pop(name, None):
-                addresses = service.cluster_ips
+                addresses = _addresses_of(service)
         for address in addresses:
             raw = abi.pack_address(address)
             for index in (self._pods_at, self._hosts_at, self._services_at):
@@ -135,6 +139,10 @@ class Directory:
         ends = {(port.port, port.protocol) for each in (services or {}).values() for port in each.ports}
         return not services or (int.from_bytes(key[34:36], "big"), key[36]) in ends
 
+    def addresses_of(self, node: str) -> tuple[IPAddress, ...]:
+        """Return a node's own addresses, as its object has them."""
+        return self.nodes[node].addresses if node in self.nodes else ()
+
     # What a flow means
 
     def resolve(self, flow: Flow, source_port: int) -> Journey:
@@ -157,6 +165,13 @@ class Directory:
     def _client(self, flow: Flow, source: bytes, destination: bytes) -> Place:
         if flow.node is not None and flow.node not in self.nodes and flow.node not in self.node_names():
             raise BadFlow(f"node: there is no node {flow.node}")
+        if flow.source == OUTSIDE:
+            return self._outside(flow, destination)
+        process = _node_of(flow.source)
+        if process is not None:
+            if flow.node not in {None, process}:
+                raise BadFlow(f"node: a process of {process} is on no other node")
+            return Place("host", process)
         pod = self.pod_at(source)
         if pod is not None:
             if not pod.node:
@@ -165,18 +180,32 @@ class Directory:
         host = self.host_at(source)
         if host is not None and flow.node in {None, host}:
             return Place("host", host)
+        return self._outside(flow, destination)
+
+    def _outside(self, flow: Flow, destination: bytes) -> Place:
         node = flow.node or self.owner_of(destination) or next(iter(self.node_names()), None)
         if node is None:
             raise BadFlow("from: there is no node to come in through")
         return Place("outside", node)
 
     def _sources(self, text: str) -> tuple[IPAddress, ...]:
+        if text == OUTSIDE:
+            return OUTSIDE_ADDRESSES
+        if node := _node_of(text):
+            return self._of_node(node, "from")
         if "/" not in text:
             return (_address(text, "from"),)
         pod = self.pods.get(text)
         if pod is None:
             raise BadFlow(f"from: there is no pod {text}")
         return self._addresses(pod, "from")
+
+    def _of_node(self, name: str, field: str) -> tuple[IPAddress, ...]:
+        if name not in self.nodes:
+            raise BadFlow(f"{field}: there is no node {name}")
+        if not self.nodes[name].addresses:
+            raise BadFlow(f"{field}: node {name} has no address")
+        return self.nodes[name].addresses
 
     def _addresses(self, pod: Pod, field: str) -> tuple[IPAddress, ...]:
         node = self.nodes.get(pod.node)
@@ -188,6 +217,8 @@ class Directory:
     def _destinations(self, flow: Flow) -> tuple[IPAddress, ...]:
         """A service when it has the port, or when there is no pod of that name."""
         text = flow.destination
+        if node := _node_of(text):
+            return self._of_node(node, "to")
         if "/" not in text:
             return (_address(text, "to"),)
         service, pod = self._services.get(text), self.pods.get(text)
@@ -223,6 +254,17 @@ def is_routable(raw: bytes) -> bool:
         return False
     # 0.0.0.0/8 is "this network" (RFC 791), 240.0.0.0/4 reserved (RFC 1112), 255.255.255.255 in it everybody here.
     return address.version == 6 or not (address.packed[0] == 0 or address.is_reserved)
+
+
+def _addresses_of(service: Service) -> tuple[IPAddress, ...]:
+    """Return every address that a service asks for."""
+    return (*service.cluster_ips, *service.load_balancer_ips, *service.external_ips)
+
+
+def _node_of(text: str) -> str | None:
+    """Return NAME of ``node NAME``."""
+    head, _, name = text.partition(" ")
+    return name.strip() if head == "node" and name.strip() else None
 
 
 def _serves(service: Service, flow: Flow) -> bool:

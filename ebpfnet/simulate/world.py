@@ -10,26 +10,44 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Self
 
 from ebpfnet import abi
-from ebpfnet.datapath import load, testrun
+from ebpfnet.datapath import load, stage, testrun
 from ebpfnet.datapath.build import Object
 from ebpfnet.maps import kernel
 from ebpfnet.maps.kernel import KernelTable
 from ebpfnet.model.facts import Change, Delete, Fact, IPNetwork, Pod, Problem, Ref, Synced, Upsert
+from ebpfnet.model.host import Host
 from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.simulate import packets
 from ebpfnet.simulate.directory import Directory, label
 
 SIZES = {"flows": 16_384, "fragments": 128}
 FIRST_IFINDEX = 1001
-UPLINK_IFINDEX = 2
+UPLINK_IFINDEX = 999
 EAGER_NODES = 16
 
 
 class Frontend(NamedTuple):
-    """A service's port as a node's tables have it: its name for people and its backends, ``IP:PORT``."""
+    """A service's port as a node's tables have it for one kind of client.
+
+    ``label`` is its name for people, ``local`` whether only this node's endpoints are meant, ``backends`` are IP:PORT.
+    """
 
     label: str
+    local: bool
+    affinity_s: int
     backends: tuple[str, ...]
+
+
+class Flags(NamedTuple):
+    """What an agent's flags of these names say; ``nodeport_addresses`` () means the first address of each family."""
+
+    service_cidrs: tuple[IPNetwork, ...] = ()
+    cluster_cidrs: tuple[IPNetwork, ...] = ()
+    external_ip_cidrs: tuple[IPNetwork, ...] = ()
+    nodeport_addresses: tuple[IPNetwork, ...] = ()
+
+
+NO_FLAGS = Flags()
 
 
 class Equipment(NamedTuple):
@@ -48,14 +66,21 @@ class Node:
         self.wires: dict[str, abi.Wire] = {}
         self.pods: dict[int, str] = {}
         self.reconciler = Reconciler(equipment.tables, name)
+        self.host = Host()
         self._fds = {program.name: program.fd for program in equipment.programs.values()}
         self._flows = equipment.tables["flows"]
-        self._frontends: dict[bytes, Frontend | None] = {}
+        self._frontends: dict[tuple[bytes, bool], Frontend | None] = {}
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Bring the tables up to date."""
         self._frontends.clear()
         self.reconciler.apply(changes)
+
+    def set_host(self, host: Host) -> None:
+        """Say what the node is to services."""
+        self._frontends.clear()
+        self.host = host
+        self.reconciler.set_host(host)
 
     def set_wires(self, wires: Mapping[str, abi.Wire]) -> None:
         """Say which pods are here."""
@@ -64,7 +89,8 @@ class Node:
         self.reconciler.set_wires(wires)
 
     def run(self, program: str, packet: bytes, ifindex: int) -> testrun.Result:
-        """Send a packet through one program."""
+        """Send a packet through one program; ``ifindex`` 0: it comes from a process here."""
+        stage.ensure(ifindex or UPLINK_IFINDEX, UPLINK_IFINDEX)
         return testrun.run(self._fds[program], packet, ingress_ifindex=ifindex)
 
     def remembered(self, key: bytes) -> bytes | None:
@@ -76,32 +102,65 @@ class Node:
         """Remove one direction of a flow."""
         self._flows.delete(key)
 
-    def frontend(self, key: bytes) -> Frontend | None:
-        """Return the service that a packet with this tuple is for, or None."""
-        entry = key[16:32] + key[34:37] + b"\0"
-        if entry not in self._frontends:
-            self._frontends[entry] = self._read_frontend(entry)
-        return self._frontends[entry]
+    def forget_clients(self) -> None:
+        """Let no client stay with its backend any longer."""
+        table = self.equipment.tables["affinity"]
+        table.delete_batch([key for key, _ in table.items()])
 
-    def _read_frontend(self, entry: bytes) -> Frontend | None:
+    def frontend(self, key: bytes, *, arrives: bool) -> Frontend | None:
+        """Return the service that a packet with this tuple is for, or None; it ``arrives`` from the network, or not."""
+        outside = arrives and not self._is_pod(key[:16])
+        entry = key[16:32] + key[34:37] + b"\0"
+        if (entry, outside) not in self._frontends:
+            self._frontends[entry, outside] = self._read_frontend(entry, outside=outside)
+        return self._frontends[entry, outside]
+
+    def stands_in(self, backend: bytes) -> bool:
+        """Tell whether clients outside are hidden from a backend's address: it is neither a pod here nor this node."""
+        address = abi.unpack_address(backend)
+        return self.equipment.tables["pods"].get(backend) is None and address not in self.host.addresses
+
+    def _is_pod(self, address: bytes) -> bool:
+        kind = self.equipment.tables["blocks"].get(abi.Block(128, address).pack())
+        return kind is not None and int.from_bytes(kind, "little") == abi.BlockKind.PODS
+
+    def _read_frontend(self, entry: bytes, *, outside: bool) -> Frontend | None:
         tables = self.equipment.tables
         raw = tables["services"].get(entry)
+        if raw is None and self._marks(entry[:16]) & abi.Mark.NODEPORTS:
+            anywhere = abi.V4_PREFIX + bytes(4) if entry.startswith(abi.V4_PREFIX) else bytes(16)
+            raw = tables["services"].get(anywhere + entry[16:])
         if raw is None:
             return None
         service = abi.Service.unpack(raw)
-        name = tables["names"].get(service.id.to_bytes(8, "little"))
-        slots = (abi.Slot(service.id, service.generation, index).pack() for index in range(service.count))
-        found = [value for slot in slots if (value := tables["slots"].get(slot)) is not None]
-        backends = sorted(packets.show_end(value[:16], value[16:18]) for value in found)
-        return Frontend(abi.unpack_name(name) if name else "", tuple(backends))
+        identity = service.outside if outside else service.inside
+        name = tables["names"].get(identity.to_bytes(8, "little"))
+        label = abi.unpack_name(name) if name else ""
+        backends = tuple(sorted(self._backends(identity)))
+        return Frontend(label.removesuffix("#local"), label.endswith("#local"), service.affinity_s, backends)
+
+    def _marks(self, address: bytes) -> int:
+        raw = self.equipment.tables["services"].get(abi.Frontend(address, 0, 0).pack())
+        return abi.Service.unpack(raw).marks if raw else 0
+
+    def _backends(self, identity: int) -> set[str]:
+        tables = self.equipment.tables
+        raw = tables["sets"].get(identity.to_bytes(8, "little"))
+        if raw is None:
+            return set()
+        found = abi.Set.unpack(raw)
+        slots = (abi.Slot(identity, found.generation, index).pack() for index in range(found.count))
+        values = {value for slot in slots if (value := tables["slots"].get(slot)) is not None}
+        return {packets.show_end(value[:16], value[16:18]) for value in values}
 
 
 class World:
     """All nodes. Not thread-safe; close it."""
 
-    def __init__(self, compiled: Object, inside: Iterable[IPNetwork] = ()) -> None:
+    def __init__(self, compiled: Object, flags: Flags = NO_FLAGS) -> None:
         self._compiled = compiled
-        self._inside = tuple(inside)
+        self._flags = flags
+        self._inside = (*flags.service_cidrs, *flags.cluster_cidrs)
         self._nodes: dict[str, Node] = {}
         self._spare: list[Equipment] = []
         self._wires: dict[Ref, abi.Wire] = {}
@@ -151,6 +210,7 @@ class World:
         for name, node in self._nodes.items():
             if name in touched:
                 node.set_wires(self._wires_of(name))
+            node.set_host(self._host_of(name))
             node.apply(changes)
 
     @staticmethod
@@ -167,9 +227,15 @@ class World:
         if name not in self._nodes:
             node = Node(name, self._spare.pop() if self._spare else self._equip())
             node.set_wires(self._wires_of(name))
+            node.set_host(self._host_of(name))
             node.apply([*map(Upsert, self.facts.values()), Synced()])
             self._nodes[name] = node
         return self._nodes[name]
+
+    def forget_clients(self) -> None:
+        """Let every client choose anew."""
+        for node in self._nodes.values():
+            node.forget_clients()
 
     @property
     def problems(self) -> list[Problem]:
@@ -189,6 +255,24 @@ class World:
 
     def _retire(self, names: Iterable[str]) -> None:
         self._spare += [self._nodes.pop(name).equipment for name in names]
+
+    def _host_of(self, name: str) -> Host:
+        """Return what a node is to services, as an agent with these flags finds it, without other addresses."""
+        flags = self._flags
+        addresses = self.directory.addresses_of(name)
+        versions = dict.fromkeys(address.version for address in addresses)
+        primary = tuple(next(each for each in addresses if each.version == version) for version in versions)
+        chosen = primary
+        if flags.nodeport_addresses:
+            chosen = tuple(each for each in addresses if any(each in block for block in flags.nodeport_addresses))
+        return Host(
+            addresses,
+            chosen,
+            primary,
+            pod_cidrs=flags.cluster_cidrs,
+            service_cidrs=flags.service_cidrs,
+            external_ip_cidrs=flags.external_ip_cidrs,
+        )
 
     def _wires_of(self, name: str) -> dict[str, abi.Wire]:
         pods = [pod for pod in self.directory.pods.values() if pod.node == name and not pod.host_network]
