@@ -55,30 +55,28 @@ static __always_inline int lead_on(struct __sk_buff *skb, const struct packet *p
 	return marks_of(&f->to.destination) & MARK_OWN ? 0 : stand_in(skb, p, f, now);
 }
 
-/* The first packet of a connection. NULL with *error 0: the host's own. The entry is looked up again, for what is on the
- * stack until then leaves no room for a refusal. */
+/* The first packet of a connection. NULL with *error 0: the host's own. */
 static __always_inline struct flow *open_from_network(struct __sk_buff *skb, struct packet *p, __u64 now, int *error)
 {
-	struct flow f = {};
+	struct flow *f = draft(DRAFT_FORWARD);
 	struct pod *pod = pod_of(&p->tuple.destination);
 	*error = 0;
-	if (pod ? pod->wire.segment != 0 : !begins(p))
+	if (!f || (pod ? pod->wire.segment != 0 : !begins(p)))
 		return NULL;
-	f.to = p->tuple;
+	__builtin_memset(f, 0, sizeof(*f));
+	f->to = p->tuple;
 	if (pod) {
-		f.deliver = pod->wire;
+		f->deliver = pod->wire;
 	} else {
-		*error = choose_backend(&f, HOOK_FROM_NETWORK);
-		if (!*error && (!(f.flags & FLOW_NAT) || answers_process(p)))
+		*error = choose_backend(f, HOOK_FROM_NETWORK);
+		if (!*error && (!(f->flags & FLOW_NAT) || answers_process(p)))
 			return NULL;
 	}
 	if (!*error && (pod_of(&p->tuple.source) || (!pod && (marks_of(&p->tuple.source) & MARK_OWN))))
 		*error = -DROP_SPOOFED_ADDRESS;
 	if (!*error && !pod)
-		*error = lead_on(skb, p, &f, now);
-	if (*error || !remember(p, &f, now, error))
-		return NULL;
-	return flows.lookup(&p->tuple);
+		*error = lead_on(skb, p, f, now);
+	return *error ? NULL : remember(p, f, now, error);
 }
 
 /* Where a packet of a flow goes that is for no process of this node; *mtu is the path's for -DROP_TOO_BIG. Returns 0 or
@@ -177,7 +175,7 @@ int from_network(struct __sk_buff *skb)
 	} else if (f->from.ifindex) {		     /* a pod of this node as source, from outside */
 		error = -DROP_SPOOFED_ADDRESS;
 	} else {
-		track(f, &p, now);
+		error = track(f, &p, now);
 	}
 	return follow(skb, &p, f, error);
 }

@@ -70,9 +70,12 @@ static __always_inline int pod_error(struct __sk_buff *skb, struct packet *p)
 }
 
 /* The first packet of a connection: who sends, which backend, which wire. */
-static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 now,
-					      int *error)
+static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct packet *p, __u64 now, int *error)
 {
+	struct flow *f = draft(DRAFT_FORWARD);
+	*error = -DROP_FLOW_TABLE;
+	if (!f)
+		return NULL;
 	__builtin_memset(f, 0, sizeof(*f));
 	*error = check_sender(skb, p, &f->from);
 	if (*error)
@@ -111,10 +114,9 @@ int from_pod(struct __sk_buff *skb)
 	}
 
 	__u64 now = bpf_ktime_get_coarse_ns();
-	struct flow fresh;
 	struct flow *f = recall(&p, now);
 	if (!f)
-		f = open_flow(skb, &p, &fresh, now, &error);
+		f = open_flow(skb, &p, now, &error);
 	else if (f->from.ifindex != skb->ingress_ifindex)
 		error = -DROP_SPOOFED_ADDRESS;
 	else if (!same_mac(f->from.mac, p.mac))

@@ -45,15 +45,15 @@ static __always_inline struct flow *recall_beside(struct packet *p, __u64 now)
 }
 
 /* NULL with *error 0: not ours. */
-static __always_inline struct flow *open_beside(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 now,
-						int *error)
+static __always_inline struct flow *open_beside(struct __sk_buff *skb, struct packet *p, __u64 now, int *error)
 {
-	__builtin_memset(f, 0, sizeof(*f));
+	struct flow *f = draft(DRAFT_FORWARD);
 	*error = 0;
 	if (p->icmp == ICMP_KIND_ECHO)
 		served_elsewise(&p->tuple, error);
-	if (!opens(p))
+	if (!f || !opens(p))
 		return NULL;
+	__builtin_memset(f, 0, sizeof(*f));
 	f->to = p->tuple;
 	f->flags = FLOW_BESIDE;
 	struct pod *pod = NULL;
@@ -124,7 +124,6 @@ static __always_inline int pod_error_beside(struct __sk_buff *skb, struct packet
 int from_pod_beside(struct __sk_buff *skb)
 {
 	struct packet p = {};
-	struct flow fresh;
 	int error = parse(skb, &p);
 
 	if (!error && p.fragment != FRAGMENT_NO)
@@ -139,7 +138,7 @@ int from_pod_beside(struct __sk_buff *skb)
 	if (f)
 		error = track(f, &p, now);
 	else
-		f = open_beside(skb, &p, &fresh, now, &error);
+		f = open_beside(skb, &p, now, &error);
 	if (refused(error)) {
 		bpf_skb_change_type(skb, PACKET_HOST);
 		return reject(skb, &p, HOOK_FROM_POD, error);

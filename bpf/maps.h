@@ -11,6 +11,7 @@ BPF_TABLE("array", __u32, struct node, node, 1);
 BPF_TABLE("lru_percpu_hash", struct member, struct usage, usage, 1);
 BPF_TABLE("hash", struct address, struct pod, pods, 1);
 BPF_TABLE("lru_hash", struct tuple, struct flow, flows, 1);
+BPF_TABLE("percpu_array", __u32, struct flow, drafts, 1);
 BPF_TABLE("lru_hash", struct fragment, struct ports, fragments, 1);
 BPF_TABLE("percpu_array", __u32, struct counter, forwards, 1);
 BPF_TABLE("percpu_array", __u32, struct counter, drops, 1);

@@ -36,8 +36,10 @@ int to_pod(struct __sk_buff *skb)
 	__u64 now = bpf_ktime_get_coarse_ns();
 	f = recall(&p, now);
 	if (f) {
-		track(f, &p, now);
 		struct hop stack = {};
+		error = track(f, &p, now);
+		if (error) /* refused at once where its sender is known; here it is not any more */
+			return drop(skb, HOOK_TO_POD, error, &p.tuple);
 		return leave(skb, &p, HOOK_TO_POD, &f->to, f->flags & FLOW_NAT, &stack);
 	}
 	/* From a pod of this node: judged, translated and remembered at from_pod. */
@@ -46,12 +48,14 @@ int to_pod(struct __sk_buff *skb)
 		return pass(skb, HOOK_TO_POD);
 	if (asked_by_process(&p))
 		return pass(skb, HOOK_TO_POD);
-	struct flow new = { .to = p.tuple };
+	struct flow *new = draft(DRAFT_FORWARD);
 	address = p.tuple.destination;
 	struct pod *pod = pods.lookup(&address);
-	if (pod) {
-		new.deliver = pod->wire;
-		if (!remember(&p, &new, now, &error))
+	if (pod && new) {
+		__builtin_memset(new, 0, sizeof(*new));
+		new->to = p.tuple;
+		new->deliver = pod->wire;
+		if (!remember(&p, new, now, &error))
 			return drop(skb, HOOK_TO_POD, error, &p.tuple);
 	}
 	return pass(skb, HOOK_TO_POD);

@@ -3,6 +3,15 @@
 
 #define SECOND 1000000000ULL
 
+/* Entries in the making, one program at a time on a CPU: the stack's 512 bytes are too few for both directions. */
+#define DRAFT_FORWARD 0
+#define DRAFT_BACK 1
+
+static __always_inline struct flow *draft(__u32 which)
+{
+	return drafts.lookup(&which); /* NULL never, but the verifier can't know */
+}
+
 static __always_inline __u64 flow_timeout(__u8 protocol, __u8 state)
 {
 	if (is_stream(protocol)) {
@@ -63,6 +72,9 @@ static __always_inline void mirror(struct flow *to, const struct flow *f, const 
 	to->state = f->state;
 	to->flags = f->flags ^ FLOW_REPLY;
 	to->tcp_flags = 0;
+	to->pad = 0;
+	to->packets = 0;
+	to->bytes = 0;
 }
 
 /* The other direction's entry of a flow that `key` found, whose key is put into *other_key. NULL: not there. *taken: a
@@ -109,9 +121,11 @@ static __always_inline int track(struct flow *f, const struct packet *p, __u64 n
 	f->tcp_flags |= flags;
 	f->state = next_state(f, other && !taken ? other->tcp_flags : 0, p);
 	if (!other) {
-		struct flow restored = {};
-		mirror(&restored, f, &p->tuple);
-		flows.insert(&other_key, &restored);
+		struct flow *restored = draft(DRAFT_BACK);
+		if (!restored)
+			return 0;
+		mirror(restored, f, &p->tuple);
+		flows.insert(&other_key, restored);
 	} else if (!taken) {
 		other->state = f->state;
 		other->seen_ns = now;
@@ -150,12 +164,14 @@ static __always_inline int claim_reply(const struct tuple *key, struct flow *for
  * CPU that was first; NULL with *error set. */
 static __always_inline struct flow *remember(struct packet *p, struct flow *forward, __u64 now, int *error)
 {
-	struct flow back = {};
-
+	struct flow *back = draft(DRAFT_BACK);
+	*error = -DROP_FLOW_TABLE;
+	if (!back)
+		return NULL;
 	forward->seen_ns = now;
 	forward->tcp_flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
-	mirror(&back, forward, &p->tuple);
-	*error = claim_reply(&p->tuple, forward, &back, now);
+	mirror(back, forward, &p->tuple);
+	*error = claim_reply(&p->tuple, forward, back, now);
 	if (*error)
 		return NULL;
 	if (flows.insert(&p->tuple, forward) == 0)

@@ -6,29 +6,28 @@
 #define LOOPBACK_MAC_WORD 0x02
 #define IPV6_MTU_MIN 1280 /* no link takes less (RFC 8200 §5), so a smaller packet need not be measured */
 
-/* The first packet of a connection. NULL with *error 0: to no service. (Looked up again as in from_network.c.) */
+/* The first packet of a connection. NULL with *error 0: to no service. */
 static __always_inline struct flow *open_from_process(struct __sk_buff *skb, struct packet *p, __u32 hook, __u64 now,
 						      int *error)
 {
-	struct flow f = {};
+	struct flow *f = draft(DRAFT_FORWARD);
 	*error = 0;
-	if (!begins(p))
+	if (!f || !begins(p))
 		return NULL;
-	f.to = p->tuple;
-	*error = choose_backend(&f, hook);
-	if (*error || !(f.flags & FLOW_NAT))
+	__builtin_memset(f, 0, sizeof(*f));
+	f->to = p->tuple;
+	*error = choose_backend(f, hook);
+	if (*error || !(f->flags & FLOW_NAT))
 		return NULL;
-	f.flags |= FLOW_HOST;
-	f.from.ifindex = skb->ifindex;
-	__builtin_memcpy(f.from.mac, p->mac, 6);
-	struct pod *pod = pod_of(&f.to.destination);
+	f->flags |= FLOW_HOST;
+	f->from.ifindex = skb->ifindex;
+	__builtin_memcpy(f->from.mac, p->mac, 6);
+	struct pod *pod = pod_of(&f->to.destination);
 	if (pod)
-		f.deliver = pod->wire;
-	else if (marks_of(&f.to.destination) & MARK_OWN)
-		f.deliver.ifindex = LOOPBACK_IFINDEX;
-	if (!remember(p, &f, now, error))
-		return NULL;
-	return flows.lookup(&p->tuple);
+		f->deliver = pod->wire;
+	else if (marks_of(&f->to.destination) & MARK_OWN)
+		f->deliver.ifindex = LOOPBACK_IFINDEX;
+	return remember(p, f, now, error);
 }
 
 /* Into a pod of this node, by its wire's host end: from egress there is no shorter way. The plugin of another's wire is
@@ -131,7 +130,7 @@ static __always_inline int from_process(struct __sk_buff *skb, __u32 hook)
 		__u64 now = bpf_ktime_get_coarse_ns();
 		f = recall(&p, now);
 		if (f)
-			track(f, &p, now);
+			error = track(f, &p, now);
 		else
 			f = open_from_process(skb, &p, hook, now, &error);
 		if (!f && !error)

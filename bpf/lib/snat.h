@@ -38,12 +38,14 @@ static __always_inline int claim_port(struct __sk_buff *skb, const struct packet
 				      const struct node *us)
 {
 	struct tuple answer;
-	struct flow back = { .seen_ns = now };
+	struct flow *back = draft(DRAFT_BACK);
 	__u32 first = us->first_port;
 	__u32 ports = us->last_port >= first ? us->last_port - first + 1 : 0;
 
+	if (!back)
+		return -DROP_FLOW_TABLE;
 	f->seen_ns = now;
-	mirror(&back, f, &p->tuple);
+	mirror(back, f, &p->tuple);
 #pragma clang loop unroll(disable)
 	for (int tried = 0; tried < PORTS_TRIED; tried++) {
 		__u32 port = first + (((__u64)bpf_get_prandom_u32() * ports) >> 32);
@@ -56,7 +58,7 @@ static __always_inline int claim_port(struct __sk_buff *skb, const struct packet
 			continue;
 		if (held)
 			flows.delete(&answer);
-		if (flows.insert(&answer, &back) == 0) /* another CPU may be at it, too */
+		if (flows.insert(&answer, back) == 0) /* another CPU may be at it, too */
 			return 0;
 	}
 	return -DROP_NO_SOURCE_PORT;

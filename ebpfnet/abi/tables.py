@@ -62,6 +62,7 @@ TABLES: dict[str, TableSpec] = {
         TableSpec("usage", MapType.LRU_PERCPU_HASH, Member.size(), Usage.size(), 65_536),
         TableSpec("pods", MapType.HASH, 16, Pod.size(), 4_096, BPF_F_NO_PREALLOC),
         TableSpec("flows", MapType.LRU_HASH, Tuple.size(), Flow.size(), 262_144),
+        TableSpec("drafts", MapType.PERCPU_ARRAY, 4, Flow.size(), 2),
         TableSpec("fragments", MapType.LRU_HASH, Fragment.size(), Ports.size(), 8_192),
         TableSpec("names", MapType.HASH, 8, NAME_SIZE, 131_072, BPF_F_NO_PREALLOC),
         TableSpec("forwards", MapType.PERCPU_ARRAY, 4, Counter.size(), len(Hook) * len(Outcome)),

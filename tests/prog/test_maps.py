@@ -109,7 +109,7 @@ def test_tables_survive_their_descriptors(bpffs: Path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"value_size": 99}, "flows: value size is 99, not 88"),
+        ({"value_size": 99}, "flows: value size is 99, not 96"),
         ({"key_size": 44}, "flows: key size is 44, not 40"),
         ({"type": MapType.HASH}, "flows: type is 1, not 9"),
         ({"max_entries": 512}, "flows: max entries is 512, not 1024"),
@@ -131,7 +131,7 @@ def test_another_layout_version_is_refused(bpffs: Path):
     tables["layout"].put(number(0), number(99, 8))
     pins.close_all(tables)
     for refused in (lambda: pins.create_or_open_all(bpffs / "x", SMALL), lambda: pins.open_all(bpffs / "x")):
-        with pytest.raises(StaleLayout, match="layout 99, this is 1"):
+        with pytest.raises(StaleLayout, match="layout 99, this is 2"):
             refused()
 
 
