@@ -199,6 +199,22 @@ struct name {
 	char text[384];
 };
 
+/* Key of `namespaces`: a network namespace whose sockets are ours to touch, and which family its address is of. The
+ * value is struct address: the pod's; zero of its family: the node itself. */
+struct netns {
+	__u64 cookie; /* SO_NETNS_COOKIE; never used again until the machine restarts */
+	__u32 ipv6;
+	__u32 pad;
+};
+
+/* Value of `sockets`, keyed by a __u64, the socket's cookie: a TCP socket that connected to a service. */
+struct socket {
+	__u64 set;	       /* endpoint set that it got its backend from */
+	__u64 namespace;       /* cookie */
+	struct frontend asked; /* what its owner connected to */
+	struct backend given;  /* what it is connected to; port 0: what it asked for, and packets get translated */
+};
+
 enum hook {
 	HOOK_FROM_POD = 0,
 	HOOK_TO_POD = 1,

@@ -15,6 +15,7 @@
 #include "lib/hash.h"	    /* of a connection, on every node alike */
 #include "lib/service.h"    /* frontend to backend */
 #include "lib/crc32c.h"	    /* SCTP's checksum */
+#include "lib/socket.h"	    /* connections that need no translation */
 #include "lib/rewrite.h"    /* addresses, ports, checksums */
 #include "lib/deliver.h"    /* to a pod, to another node, to the stack */
 #include "lib/icmp_error.h" /* errors translated back along their flow */
@@ -30,3 +31,4 @@
 #include "to_network.c"
 #include "to_network_beside.c"
 #include "from_host.c"
+#include "connect.c"

@@ -59,9 +59,14 @@ from ebpfnet.abi.services import (
     Slot,
     Wire,
 )
+from ebpfnet.abi.sockets import (
+    Netns,
+    Socket,
+)
 from ebpfnet.abi.tables import (
     BPF_F_NO_PREALLOC,
     PROGRAMS,
+    SOCKET_PROGRAMS,
     TABLES,
     MapType,
     TableSpec,
@@ -74,6 +79,7 @@ __all__ = [
     "LAYOUT_VERSION",
     "NAME_SIZE",
     "PROGRAMS",
+    "SOCKET_PROGRAMS",
     "TABLES",
     "TIMEOUT_DATAGRAM_ESTABLISHED_S",
     "TIMEOUT_DATAGRAM_NEW_S",
@@ -99,6 +105,7 @@ __all__ = [
     "MapType",
     "Mark",
     "Member",
+    "Netns",
     "Node",
     "Outcome",
     "Pod",
@@ -110,6 +117,7 @@ __all__ = [
     "Set",
     "SetFlag",
     "Slot",
+    "Socket",
     "TableSpec",
     "Tuple",
     "Usage",

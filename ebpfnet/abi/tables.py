@@ -21,6 +21,7 @@ from ebpfnet.abi.services import (
     Set,
     Slot,
 )
+from ebpfnet.abi.sockets import Netns, Socket
 
 
 class MapType(enum.IntEnum):
@@ -64,6 +65,8 @@ TABLES: dict[str, TableSpec] = {
         TableSpec("flows", MapType.LRU_HASH, Tuple.size(), Flow.size(), 262_144),
         TableSpec("drafts", MapType.PERCPU_ARRAY, 4, Flow.size(), 2),
         TableSpec("fragments", MapType.LRU_HASH, Fragment.size(), Ports.size(), 8_192),
+        TableSpec("namespaces", MapType.LRU_HASH, Netns.size(), 16, 16_384),
+        TableSpec("sockets", MapType.LRU_HASH, 8, Socket.size(), 65_536),
         TableSpec("names", MapType.HASH, 8, NAME_SIZE, 131_072, BPF_F_NO_PREALLOC),
         TableSpec("forwards", MapType.PERCPU_ARRAY, 4, Counter.size(), len(Hook) * len(Outcome)),
         TableSpec("drops", MapType.PERCPU_ARRAY, 4, Counter.size(), len(Hook) * DROP_MAX),
@@ -73,10 +76,13 @@ TABLES: dict[str, TableSpec] = {
     )
 }
 """Every map. ``layout`` holds LAYOUT_VERSION; max_entries is the default, which the agent's flags may change."""
+SOCKET_PROGRAMS = ("connect4", "connect6", "getpeername4", "getpeername6")
+"""What runs on a cgroup's sockets, not on an interface's packets."""
 PROGRAMS: tuple[str, ...] = (
     *(hook.name.lower() for hook in Hook),
     "from_pod_beside",
     "to_pod_beside",
     "to_network_beside",
+    *SOCKET_PROGRAMS,
 )
-"""Names of the programs, in the order of ``Hook``; last what stands in where pods are on another CNI plugin's wires."""
+"""Names of the programs: in the order of ``Hook``; what stands in on another CNI plugin's wires; sockets' programs."""

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from ebpfnet import abi
 from ebpfnet.datapath.build import INSTRUCTION, Object
 from ebpfnet.datapath.build import Program as Code
 from ebpfnet.exits import LoadFailed
 from ebpfnet.maps.syscall import bpf, obj_pin
 
 BPF_PROG_LOAD = 5
-BPF_PROG_TYPE_SCHED_CLS = 3
+BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_CGROUP_SOCK_ADDR = 3, 18
+ATTACH_TYPES = dict(zip(abi.SOCKET_PROGRAMS, (10, 11, 29, 30), strict=True))
+"""BPF_CGROUP_INET4_CONNECT and so on (``enum bpf_attach_type``); what is not named here is for tc."""
 LOG_BYTES = 1 << 20
 LICENSE = b"GPL"
 
@@ -41,6 +44,8 @@ class _LoadAttributes(ctypes.Structure):
         ("kern_version", ctypes.c_uint32),
         ("prog_flags", ctypes.c_uint32),
         ("prog_name", ctypes.c_char * 16),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("expected_attach_type", ctypes.c_uint32),
     )
 
 
@@ -78,11 +83,12 @@ def load_one(code: Code, tables: Mapping[str, Descriptor]) -> Program:
     instructions = (ctypes.c_char * len(code.instructions)).from_buffer(_patched(code, tables))
     license_text = ctypes.create_string_buffer(LICENSE)
     attributes = _LoadAttributes(
-        prog_type=BPF_PROG_TYPE_SCHED_CLS,
+        prog_type=BPF_PROG_TYPE_CGROUP_SOCK_ADDR if code.name in ATTACH_TYPES else BPF_PROG_TYPE_SCHED_CLS,
         insn_cnt=len(code.instructions) // INSTRUCTION,
         insns=ctypes.addressof(instructions),
         license=ctypes.addressof(license_text),
         prog_name=code.name.encode()[:15],
+        expected_attach_type=ATTACH_TYPES.get(code.name, 0),
     )
     try:
         return Program(code.name, bpf(BPF_PROG_LOAD, attributes))

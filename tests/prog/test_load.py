@@ -15,6 +15,10 @@ INSTRUCTIONS_MAX = {
     "to_pod_beside": 5000,
     "from_host": 8000,
     "to_network_beside": 10500,
+    "connect4": 2000,
+    "connect6": 2000,
+    "getpeername4": 200,
+    "getpeername6": 200,
 }
 
 

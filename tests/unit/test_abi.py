@@ -42,6 +42,8 @@ RECORDS: dict[str, Any] = {
     "flow": abi.Flow,
     "fragment": abi.Fragment,
     "ports": abi.Ports,
+    "netns": abi.Netns,
+    "socket": abi.Socket,
     "counter": abi.Counter,
     "drop_sample": abi.DropSample,
 }
@@ -101,11 +103,12 @@ def mark(record: Any, member: str) -> bytes:
         inner = abi.Tuple(bytes(16), bytes(16), 0, 0, 0)
         backend = abi.Backend(bytes(16), 0)
         zero = {"bytes": bytes(16), "Wire": abi.Wire(0, bytes(6)), "Tuple": inner, "Backend": backend}
+        zero["Frontend"] = abi.Frontend(bytes(16), 0, 0)
         kind = str(each.type).removeprefix("abi.")
         values[each.name] = zero.get(kind, zero["Wire"] if each.name == "wire" else 0)
     kind = next(str(each.type) for each in fields(record) if each.name == member)
     ones: dict[str, Any] = {"bytes": b"\xff" * 16, "Wire": abi.Wire(1, bytes(6))}
-    ones["Backend"] = abi.Backend(ones["bytes"], 0)
+    ones["Backend"], ones["Frontend"] = abi.Backend(ones["bytes"], 0), abi.Frontend(ones["bytes"], 0, 0)
     full = abi.Tuple(b"\xff" * 16, bytes(16), 0, 0, 0)
     values[member] = full if kind == "Tuple" else ones.get(kind, 1)
     packed: bytes = record(**values).pack()
@@ -153,6 +156,10 @@ def test_every_map_of_c_has_a_table_and_the_reverse():
     assert set(maps) | {"names", "layout"} == set(abi.TABLES)  # those two are for people and for the loader
 
 
-def test_the_programs_are_the_hooks():
+def test_every_program_has_a_file_and_the_reverse():
     sources = {path.stem for path in Path(bpf_dir()).glob("*.c")} - {"ebpfnet"}
-    assert sources == set(abi.PROGRAMS)
+    assert sources == set(abi.PROGRAMS) - set(abi.SOCKET_PROGRAMS) | {"connect"}
+
+
+def test_the_first_programs_are_the_hooks():
+    assert abi.PROGRAMS[: len(abi.Hook)] == tuple(hook.name.lower() for hook in abi.Hook)
