@@ -88,6 +88,7 @@ static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct pack
 	source_hairpin(f, &p->tuple);
 	if (pod)
 		f->deliver = pod->wire;
+	meet(skb, f, &p->tuple);
 	return remember(p, f, now, error);
 }
 

@@ -67,6 +67,7 @@ static __always_inline struct flow *open_beside(struct __sk_buff *skb, struct pa
 	pod = pods.lookup(&address);
 	if (pod && pod->wire.ifindex == skb->ingress_ifindex)
 		f->from = pod->wire;
+	meet(skb, f, &p->tuple);
 	bool served = f->flags & FLOW_NAT;
 	f = remember(p, f, now, error);
 	if (!served && *error) /* a full table is no reason to stop what is not ours */

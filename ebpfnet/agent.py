@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebpfnet import __version__, abi, clock, status
 from ebpfnet.alone import alone
-from ebpfnet.datapath import attach, build, capabilities, interfaces, load
+from ebpfnet.datapath import attach, build, capabilities, cgroup, interfaces, load
 from ebpfnet.datapath.attachments import Attachments
 from ebpfnet.datapath.interfaces import Chosen, Interface
 from ebpfnet.exits import EbpfnetError, MissingFeature, NotRunning
@@ -79,6 +79,7 @@ class AgentConfig:
     max_services: int = abi.TABLES["services"].max_entries
     max_endpoints: int = abi.TABLES["slots"].max_entries
     sweep_interval: float = 30.0
+    socket_shortcut: str = ""
     telemetry: Settings = field(default_factory=Settings)
     host: HostSettings = field(default_factory=HostSettings)
     specs: dict[str, abi.TableSpec] = field(init=False)
@@ -121,6 +122,7 @@ class Agent:
         self._telemetry: Telemetry
         uplinks, wake = partial(interfaces.find, config.uplink), partial(self._wake.put, None)
         self._hosting = Hosting(config.host, config.node_name, uplinks, self._lock, wake)
+        self._shortcut: cgroup.Shortcut | None = None
 
     def run(self) -> None:
         """Bring the node under control and keep it so; raises ``EbpfnetError`` when it can't."""
@@ -169,6 +171,7 @@ class Agent:
                 program.pin(self.config.pins / program.name)
         except OSError as error:
             raise pins.not_pinned(self.config.pins, error) from error
+        self._shortcut = cgroup.serve(self.config.socket_shortcut, self._programs, self._tables, self.config.pins)
         self._chosen = Chosen(self.config.pod_interfaces, never=tuple(uplinks))
         self._attachments = Attachments(self._programs, lambda: interfaces.find(self.config.uplink), ON_UPLINK)
         self._attachments.serve_uplinks()
@@ -380,6 +383,7 @@ class Agent:
                 "watch": [asdict(each) for each in self._source.stats],
                 "uplink": list(self.config.uplink),
                 "interfaces": listed,
+                "socket_shortcut": self._shortcut.state() if self._shortcut else "",
             }
 
 

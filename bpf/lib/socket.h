@@ -1,17 +1,10 @@
 /* Sockets that were connected to a backend in place of a service (connect.c): who may be, and what is known of them. */
 
-/* The frontend that somebody connects to, or NULL. */
-static __always_inline struct service *asked_for(const struct tuple *t)
+/* Does somebody connect to a service? */
+static __always_inline bool is_service(const struct tuple *t)
 {
-	struct service *service = service_of(&t->destination, t->destination_port, t->protocol);
-	if (!service && (marks_of(&t->destination) & MARK_NODEPORTS))
-		service = nodeport_of(t);
-	return service;
-}
-
-static __always_inline bool is_zero(const struct address *a)
-{
-	return (a->word[0] | a->word[1] | a->word[3]) == 0 && (a->word[2] == 0 || a->word[2] == bpf_htonl(0xffff));
+	int error;
+	return service_of(&t->destination, t->destination_port, t->protocol) || served_elsewise(t, &error);
 }
 
 /* Who connects: the address that the socket's namespace is known by. False: it is not known. */
@@ -34,7 +27,7 @@ static __always_inline void ask_who(struct bpf_sock_addr *ctx, const struct tupl
 		.asked = { .address = t->destination, .port = t->destination_port, .protocol = t->protocol },
 	};
 	__u64 cookie = bpf_get_socket_cookie(ctx);
-	if (asked_for(t))
+	if (is_service(t))
 		sockets.update(&cookie, &socket);
 }
 
@@ -68,7 +61,8 @@ static __always_inline bool shorten(struct bpf_sock_addr *ctx, struct tuple *t)
 static __always_inline bool redirect(struct bpf_sock_addr *ctx, struct tuple *t)
 {
 	/* 0.0.0.0 and :: mean this machine to a socket, and a NodePort to `services`. */
-	if (is_zero(&t->destination))
+	struct address any = any_address(&t->destination);
+	if (same_address(&t->destination, &any))
 		return false;
 	if (client_of(ctx, t))
 		return shorten(ctx, t);

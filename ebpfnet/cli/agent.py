@@ -74,6 +74,12 @@ def ports(_: click.Context, parameter: click.Parameter, value: str) -> tuple[int
     return int(first), int(last)
 
 
+def cgroup(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Return a cgroup's path, "root", or "" for none; the environment may say it as it says other flags."""
+    said = {"": "", "0": "", "false": "", "no": "", "off": "", "1": "root", "true": "root", "yes": "root", "on": "root"}
+    return said.get(value.lower(), value)
+
+
 # Every flag may be given as EBPFNET_FLAG in the environment, too.
 @click.command(context_settings={"auto_envvar_prefix": "EBPFNET"})
 @click.option("--config", type=FILE, metavar="FILE",
@@ -93,6 +99,9 @@ def ports(_: click.Context, parameter: click.Parameter, value: str) -> tuple[int
 @click.option("--pod-interfaces", multiple=True, callback=split, metavar="PATTERN,...",
               help="Beside another CNI plugin: the host's sides of its pods' interfaces, as shell patterns such as "
               "'veth*' or 'cali*'. Services only: all else about these pods stays the plugin's.")  # fmt: skip
+@click.option("--socket-shortcut", is_flag=False, flag_value="root", default="", callback=cgroup, metavar="[CGROUP]",
+              help="Connect TCP sockets of pods and of the node straight to a service's backend, so that no packet is "
+              "translated: those in a cgroup (version 2).  [CGROUP: the machine's root]")  # fmt: skip
 @click.option("--metrics-bind-address", default="127.0.0.1:10249", show_default=True, metavar="IP:PORT",
               help="Where /metrics is; empty: nowhere.")  # fmt: skip
 @click.option("--healthz-bind-address", default="0.0.0.0:10256", show_default=True, metavar="IP:PORT",

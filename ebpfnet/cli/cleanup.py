@@ -17,7 +17,7 @@ from ebpfnet.exits import EbpfnetError, NotRoot
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @nodes.options
 def cleanup(instances: list[nodes.Instance], *, dry_run: bool) -> None:
-    """Remove everything of ours from this node: filters on its interfaces, pinned maps and programs, the run directory.
+    """Remove everything of ours from this node: filters, programs on a cgroup, pinned maps and programs, run directory.
 
     Other tools' filters, routes and interfaces stay. Refused while an agent runs. A lab is removed with `lab down`.
     """
@@ -52,7 +52,10 @@ def _clean(instance: nodes.Instance, *, dry_run: bool) -> None:
 
 def _ours(instance: nodes.Instance) -> list[Path]:
     """Return our pins by name (others may be beside them), the directory when it is then empty, and run files."""
-    names = {*abi.TABLES, *abi.PROGRAMS, *(f"{name}_new" for name in abi.PROGRAMS)}
+    from ebpfnet.datapath import cgroup
+
+    replaced = (*abi.PROGRAMS, *cgroup.PINS)  # a link's pin is all that holds a program on its cgroup
+    names = {*abi.TABLES, *replaced, *(f"{name}_new" for name in replaced)}
     pinned = list(instance.pins.iterdir()) if instance.pins.is_dir() else []
     ours = sorted(path for path in pinned if path.name in names)
     if instance.pins.is_dir() and len(ours) == len(pinned):

@@ -69,6 +69,8 @@ def _lines(answer: dict[str, Any]) -> list[str]:
             lines.append(f"  {answer['pending']} units are not written yet")
         served = sum(1 for each in answer["interfaces"] if each["programs"])
         lines.append(f"  interfaces: {served} of pods, uplink {', '.join(answer['uplink'])}")
+        if shortcut := answer.get("socket_shortcut"):
+            lines.append(f"  socket shortcut: {shortcut}")
         for watch in answer["watch"]:
             if watch["state"] not in {"watching", "absent", "not needed"}:
                 lines.append(f"  watch: {watch['resource']} is {watch['state']}")

@@ -30,6 +30,8 @@ SIZES = {
     "flows": 4096,
     "fragments": 2048,
     "names": 64,
+    "namespaces": 1024,
+    "sockets": 2048,
 }
 
 

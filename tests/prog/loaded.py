@@ -87,6 +87,8 @@ class Datapath:
             "ranges",
             "blocks",
             "pods",
+            "namespaces",
+            "sockets",
         ):
             table = self.tables[name]
             table.delete_batch([key for key, _ in table.items()])
