@@ -17,7 +17,7 @@ AFTERWARDS = 'cat; echo 1 > "$0/cgroup.kill"; while [ -d "$0" ] && ! rmdir "$0" 
 
 @contextmanager
 def made() -> Iterator[Path]:
-    """Yield a new, empty cgroup."""
+    """Yield a new, empty cgroup; raises ``WrongCgroup`` where none can be."""
     root = cgroup.find(cgroup.ROOT)
     taken = {path.name for path in root.iterdir()}
     pid = os.getpid()

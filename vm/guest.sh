@@ -8,6 +8,7 @@ cd "$project" || exit 1
 
 # The system's own preparations that nobody else makes here.
 mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
+findmnt -t cgroup2 >/dev/null || mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs tmpfs /root
 ip link set lo up
 

@@ -136,7 +136,7 @@ class Shortcut:
         return True
 
     def _create(self, pin: Path, program: Program, directory: int) -> None:
-        link = bpf(LINK_CREATE, _LinkCreate(program.fd, directory, ATTACH_TYPES[program.name]))
+        link = create_link(program, directory)
         try:  # over a link to another cgroup, which ends with its pin
             temporary = pin.with_name(f"{pin.name}_new")
             temporary.unlink(missing_ok=True)
@@ -144,6 +144,11 @@ class Shortcut:
             temporary.rename(pin)
         finally:
             os.close(link)
+
+
+def create_link(program: Program, directory: int) -> int:
+    """Put a program on a cgroup (a descriptor), for as long as the returned link is held; raises ``OSError``."""
+    return bpf(LINK_CREATE, _LinkCreate(program.fd, directory, ATTACH_TYPES[program.name]))
 
 
 def cgroup_of(pin: Path) -> int:

@@ -4,7 +4,8 @@ of it.
 Every side is a node of its own (three namespaces, two veths, ``wires.py``) with a server that waits; all are built
 first, then a client runs on one after the other, in rounds whose order turns, both ends pinned to one CPU. Ratios are
 the medians of the rounds' own ratios, because the machine's speed drifts over seconds. The ends are a small C program
-(``load.c``): an interpreter's cost on both sides would hide what is measured.
+(``load.c``): an interpreter's cost on both sides would hide what is measured. One side more has the shortcut at connect
+time, for clients in a cgroup of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tests import cgroups
 from tests.bench import ebpf, iptables, nftables
 from tests.bench.figures import Figure, against
 from tests.bench.namespace import Namespace
@@ -29,6 +31,7 @@ ROUNDS = 15
 MILLISECONDS = 300
 MODES = {"connect": "connect/request/close", "request": "request/response"}
 COUNTS = (1, 1_000, 10_000)
+SHORTCUT = "shortcut 10,000"
 
 
 class Side(NamedTuple):
@@ -38,6 +41,8 @@ class Side(NamedTuple):
     pair: Pair
     address: str
     port: int
+    group: Path | None = None
+    """The cgroup of its client; None: whichever we are in."""
 
 
 class Sample(NamedTuple):
@@ -59,7 +64,13 @@ def _compile() -> Path:
     return program
 
 
-def _side(stack: contextlib.ExitStack, program: Path, name: str, fill: Callable[[Pair], str | None]) -> Side:
+def _side(
+    stack: contextlib.ExitStack,
+    program: Path,
+    name: str,
+    fill: Callable[[Pair], str | None],
+    group: Path | None = None,
+) -> Side:
     """Build a node and start its server; ``fill`` returns the service's address, or None for the pod's own."""
     pair = stack.enter_context(Pair())
     vip = fill(pair)
@@ -69,7 +80,7 @@ def _side(stack: contextlib.ExitStack, program: Path, name: str, fill: Callable[
     if server.stdout.readline() != "ready\n":
         raise RuntimeError(f"{name}: the server did not start")
     address = vip or str(pair.server.addresses[0])
-    return Side(name, pair, address, SERVICE_PORT if vip else ENDPOINT_PORT)
+    return Side(name, pair, address, SERVICE_PORT if vip else ENDPOINT_PORT, group)
 
 
 def _stop(server: subprocess.Popen[str]) -> None:
@@ -91,6 +102,13 @@ def _ours(count: int, pair: Pair) -> str:
     return str(offered[-1].vip)
 
 
+def _ours_shortened(count: int, stack: contextlib.ExitStack, group: Path, pair: Pair) -> str:
+    offered = services(count, pair.server.addresses)
+    for link in ebpf.attach_programs(pair, offered, group):
+        stack.callback(os.close, link)
+    return str(offered[-1].vip)
+
+
 def _theirs(load: Load, count: int, pair: Pair) -> str:
     offered = services(count, pair.server.addresses)
     load(pair.node, offered)
@@ -104,9 +122,14 @@ def _sides(stack: contextlib.ExitStack, program: Path) -> Iterator[Side]:
         yield _side(stack, program, f"nftables {count:,}", partial(_theirs, nftables.load, count))
         yield _side(stack, program, f"iptables {count:,}", partial(_theirs, iptables.load, count))
 
+    group = stack.enter_context(cgroups.made())
+    yield _side(stack, program, SHORTCUT, partial(_ours_shortened, COUNTS[-1], stack, group), group)
+
 
 def _sample(side: Side, program: Path, mode: str) -> Sample:
     command = [str(program), mode, side.address, str(side.port), str(_cpu()), str(MILLISECONDS)]
+    if side.group:
+        command = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(side.group), *command]
     told = json.loads(side.pair.client.pod.call(command))
     return Sample(told["count"] / told["seconds"], told["p50_us"], told["p99_us"])
 
@@ -132,6 +155,8 @@ def _figures(samples: Samples, mode: str) -> Iterator[Figure]:
         yield beside(f"ebpfnet {count:,}", "direct", 0.97)
     for count in COUNTS[:-1]:
         yield beside("ebpfnet 10,000", f"ebpfnet {count:,}", 0.97)
+    yield beside(SHORTCUT, "direct")
+    yield beside(SHORTCUT, "ebpfnet 10,000")
     yield beside("ebpfnet 10,000", "nftables 10,000", 1.1)
     yield beside("ebpfnet 10,000", "iptables 10,000", 4 if mode == "connect" else None)
     for name in rates:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from ebpfnet import abi
-from ebpfnet.datapath import attach, build, load
+from ebpfnet.datapath import attach, build, cgroup, load
 from ebpfnet.maps import kernel
 from tests.bench.namespace import Namespace
 from tests.bench.services import ENDPOINT_PORT, SERVICE_PORT, Service
@@ -53,8 +54,11 @@ def _fill(tables: Tables, services: Iterable[Service]) -> None:
     tables["services"].put_batch(frontends, values)
 
 
-def attach_programs(pair: Pair, services: Sequence[Service]) -> None:
-    """Put pods and services into new tables, and the programs over them onto the pods' wires."""
+def attach_programs(pair: Pair, services: Sequence[Service], group: Path | None = None) -> list[int]:
+    """Put pods and services into new tables, and the programs over them onto the pods' wires.
+
+    With ``group`` those of the shortcut are on that cgroup, as long as the links are open that are returned.
+    """
     with _loaded() as (tables, programs):
         for wire in (pair.client, pair.server):
             pod = abi.Pod(abi.Wire(wire.ifindex, bytes.fromhex(wire.mac.replace(":", ""))), abi.identify(wire.host))
@@ -64,6 +68,14 @@ def attach_programs(pair: Pair, services: Sequence[Service]) -> None:
         with pair.node.entered():
             for wire in (pair.client, pair.server):
                 attach.attach(wire.ifindex, [programs["from_pod"], programs["to_pod"]])
+        return list(_links(group, programs)) if group else []
+
+
+def _links(group: Path, programs: dict[str, load.Program]) -> Iterator[int]:
+    directory = os.open(group, os.O_RDONLY | os.O_DIRECTORY)
+    for name in abi.SOCKET_PROGRAMS:
+        yield cgroup.create_link(programs[name], directory)
+    os.close(directory)
 
 
 def attach_to_uplinks(

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from ebpfnet import abi
-from ebpfnet.datapath import build, load
+from ebpfnet.datapath import build, cgroup, load
 from ebpfnet.maps import kernel
 from ebpfnet.simulate.network import private_network
-from tests import packets
+from tests import cgroups, packets
 from tests.prog import commands
 from tests.prog.loaded import Datapath
 
@@ -77,3 +77,14 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     needs_root()
     with commands.tables_in(tmp_path_factory.mktemp("cli")) as root:
         yield root
+
+
+@pytest.fixture
+def group(loaded: Datapath) -> Iterator[Path]:
+    """Return a new cgroup."""
+    try:
+        cgroup.find(cgroup.ROOT)
+    except cgroup.WrongCgroup as error:
+        pytest.skip(str(error))
+    with cgroups.made() as path:
+        yield path

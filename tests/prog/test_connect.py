@@ -42,12 +42,6 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-def group(loaded: Datapath) -> Iterator[Path]:
-    with cgroups.made() as path:
-        yield path
-
-
-@pytest.fixture
 def shortcut(datapath: Datapath, kind: Kind, group: Path, tmp_path: Path) -> Iterator[Ground]:
     """The programs on a cgroup that this process is in, and a namespace that they serve."""
     with bpffs(tmp_path / "bpf") as pins, listening(kind) as listeners, cgroups.inside(group):

@@ -51,6 +51,13 @@ class Pods(NamedTuple):
         return self.datapath.tables["namespaces"].get(key.pack())
 
 
+ANSWERING = """
+import socket, sys
+listener = socket.create_server(("", int(sys.argv[1])), family=int(sys.argv[2]))
+print(flush=True)
+while True:
+    listener.accept()[0].send(b"hello")
+"""
 SERVERS = {socket.AF_INET: "10.200.1.1", socket.AF_INET6: "fd20::2"}
 
 
@@ -67,7 +74,9 @@ def add_ipv6(pair: Pair, wire: Wire, address: str) -> None:
 
 
 @pytest.fixture(params=PROGRAMS, ids=["ours", "beside"])
-def pods(request: pytest.FixtureRequest, datapath: Datapath, ends: packets.Ends, tmp_path: Path) -> Iterator[Pods]:
+def pods(
+    request: pytest.FixtureRequest, datapath: Datapath, ends: packets.Ends, group: Path, tmp_path: Path
+) -> Iterator[Pods]:
     """Pods with the programs on their wires and on a cgroup that this process is in."""
     segment: int = request.param
     family = socket.AF_INET6 if ends.ipv6 else socket.AF_INET
@@ -75,7 +84,7 @@ def pods(request: pytest.FixtureRequest, datapath: Datapath, ends: packets.Ends,
     server = SERVERS[family]
     put_set(datapath, SET, [(server, POD_PORT)])
     put_frontend(datapath, ends.service, abi.Service(SET, SET), SERVICE_PORT, TCP)
-    with Pair() as pair, cgroups.made() as group, bpffs(tmp_path / "bpf") as pins, cgroups.inside(group):
+    with Pair() as pair, bpffs(tmp_path / "bpf") as pins, cgroups.inside(group):
         add_ipv6(pair, pair.client, "fd20::1")
         add_ipv6(pair, pair.server, "fd20::2")
         for wire, address in ((pair.client, client), (pair.server, server)):
@@ -84,8 +93,7 @@ def pods(request: pytest.FixtureRequest, datapath: Datapath, ends: packets.Ends,
             with pair.node.entered():
                 attach.attach(wire.ifindex, [datapath.programs[name] for name in PROGRAMS[segment]])
         cgroup.Shortcut(group, pins).attach(datapath.programs)
-        program = f"import socket; s = socket.create_server(('', {POD_PORT}), family={int(family)}); print(flush=True)\n"
-        answering = pair.server.pod.start(["python3", "-c", program + "while True: s.accept()[0].send(b'hello')"])
+        answering = pair.server.pod.start(["python3", "-c", ANSWERING, str(POD_PORT), str(int(family))])
         assert answering.stdout is not None
         answering.stdout.readline()
         yield Pods(datapath, pair, client, ends.service)
