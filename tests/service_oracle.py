@@ -14,8 +14,9 @@ Written from the Kubernetes API reference and what kube-proxy's nftables mode do
   (pkg/proxy/util/utils.go, ShouldSkipService)
 - ``externalIPs`` are served inside named blocks only (KEP-5707, CVE-2020-8554)
 
-Ours differs in one point, on purpose: the client's address is replaced only where the answer could not come back
-otherwise. kube-proxy masquerades everything external under the policy Cluster.
+Ours differs on purpose: the client's address is replaced only where the answer could not come back otherwise, while
+kube-proxy masquerades everything external under the policy Cluster; and a load balancer's address that is the node's
+own or a pod's is not served.
 """
 
 from __future__ import annotations
@@ -170,8 +171,12 @@ class Oracle:
     def _load_balancer(self, item: Manifest) -> Iterator[str]:
         """The addresses that are served here: with ``ipMode: Proxy`` the load balancer sends to the node itself."""
         for entry in item.get("status", {}).get("loadBalancer", {}).get("ingress") or ():
-            if entry.get("ip") and (entry.get("ipMode") or "VIP") == "VIP":
+            if entry.get("ip") and (entry.get("ipMode") or "VIP") == "VIP" and not self._taken(entry["ip"]):
                 yield entry["ip"]
+
+    def _taken(self, address: str) -> bool:
+        """A load balancer must not take over the node, or pods; kube-proxy would let it."""
+        return same(address) in self.own or inside(address, self.flags.cluster_cidrs)
 
     def serves_nodeports(self, address: str) -> bool:
         """Without blocks of its family at every address (pkg/proxy/util/nodeport_addresses.go), but loopback ones."""
@@ -203,9 +208,9 @@ class Oracle:
     def _through(self, claim: Claim, client: Client, destination: str) -> Answer:
         item, ipv6 = self.services[claim.owner], is_v6(destination)
         spec = item["spec"]
-        ranges = [text.strip() for text in spec.get("loadBalancerSourceRanges") or ()]
-        ranges = [text for text in ranges if is_v6(text) == ipv6]
-        if claim.kind == Kind.LOAD_BALANCER and ranges and not inside(client.address, ranges):
+        if claim.kind == Kind.LOAD_BALANCER and not _welcome(
+            client.address, spec.get("loadBalancerSourceRanges") or ()
+        ):
             return Answer(Action.DROP, "SOURCE_RANGE")
         within = client.who in {Who.POD, Who.HOST} or inside(client.address, self.flags.cluster_cidrs)
         if claim.kind == Kind.CLUSTER_IP:
@@ -275,6 +280,22 @@ class Oracle:
         if all(each.zones for each in ready) and (mine := [each for each in ready if self.zone in each.zones]):
             return mine
         return ready
+
+
+def _welcome(address: str, ranges: Iterable[str]) -> bool:
+    """Ranges of the other family say nothing (serviceport.go). What is no block lets nobody in: the API forbids it."""
+    texts = [text.strip() for text in ranges]
+    valid = [text for text in texts if _is_block(text)]
+    alike = [text for text in valid if is_v6(text) == is_v6(address)]
+    return inside(address, alike) if alike else bool(valid or not texts)
+
+
+def _is_block(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def owner_of(item: Manifest) -> tuple[str, str]:

@@ -29,9 +29,9 @@ def node(zone: str = "a") -> Manifest:
 
 def service(name: str = "web", created: str = "2026-01-01T00:00:00Z", labels: Any = None, **spec: Any) -> Manifest:
     ingress = spec.pop("ingress", [{"ip": LB[0]}])
-    whole = {"type": "LoadBalancer", "clusterIPs": [VIP[0]], "externalIPs": [EXTERNAL[0]]}
+    whole: Manifest = {"type": "LoadBalancer", "clusterIPs": [VIP[0]], "externalIPs": [EXTERNAL[0]]}
     whole |= {"ports": [{"name": "http", "port": 80, "nodePort": 30080}], **spec}
-    meta = {"name": name, "namespace": "default", "creationTimestamp": created, "labels": labels or {}}
+    meta: Manifest = {"name": name, "namespace": "default", "creationTimestamp": created, "labels": labels or {}}
     return {"kind": "Service", "metadata": meta, "spec": whole, "status": {"loadBalancer": {"ingress": ingress}}}
 
 
