@@ -260,29 +260,25 @@ class Cluster:
         self.hinting = dice.choice([set(), set(), {"forZones"}, {"forZones"}, {"forNodes"}, {"forZones", "forNodes"}])
         for ipv6 in (False, True):
             for number in range(dice.choice([0, 1, 1, 1, 2, 3])):
-                ports = [
-                    {
-                        "port": 9000 + dice.randrange(3),
-                        **{key: port[key] for key in ("name", "protocol") if key in port},
-                    }
+                ports: list[Manifest] = [
+                    {key: value for key, value in port.items() if key in {"name", "protocol"}}
                     for port in owner["spec"]["ports"]
                     if dice.random() < 0.9
                 ]
+                for port in ports:
+                    port["port"] = 9000 + dice.randrange(3)
                 chosen = dice.sample(range(len(self.pods)), dice.choice([0, 1, 2, 3, 4]))
                 endpoints = [self._endpoint(index, each, ipv6=ipv6) for each in chosen]
                 labels: Manifest = dict(owner["metadata"]["labels"])
                 labels["kubernetes.io/service-name"] = owner["metadata"]["name"]
                 if dice.random() < 0.03:
                     del labels["kubernetes.io/service-name"]
-                meta: Manifest = {
-                    "name": f"s{index}-{'46'[ipv6]}-{number}",
-                    "namespace": owner["metadata"]["namespace"],
-                }
+                name, namespace = f"s{index}-{'46'[ipv6]}-{number}", owner["metadata"]["namespace"]
                 found.append(
                     {
                         "kind": "EndpointSlice",
                         "apiVersion": "discovery.k8s.io/v1",
-                        "metadata": {**meta, "labels": labels},
+                        "metadata": {"name": name, "namespace": namespace, "labels": labels},
                         "addressType": ("IPv4", "IPv6")[ipv6],
                         "ports": ports,
                         "endpoints": [each for each in endpoints if each["addresses"]],

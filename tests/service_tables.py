@@ -1,24 +1,24 @@
-"""What the tables say about a connection, read as the comments in ``bpf/abi.h`` tell: one lookup after the other."""
+"""A node's tables, kept by our own code, and what they say about a connection.
+
+They are read as the comments in ``bpf/abi.h`` tell, one lookup after the other.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping
 
 from ebpfnet import abi
+from ebpfnet.maps.table import Table
+from ebpfnet.model.facts import Change, Delete, IPAddress, IPNetwork, Refused, Synced, Upsert
 from ebpfnet.model.host import Host
-from tests.service_oracle import Action, Answer, Client, Flags, Oracle, Who
+from ebpfnet.reconcile.reconciler import Reconciler
+from ebpfnet.watch.decode import decode
+from tests.cluster import memory_tables, wire
+from tests.service_clusters import Cluster, Step
+from tests.service_oracle import Action, Answer, Client, Flags, Manifest, Oracle, Who
 
 PROTOCOLS = {"TCP": abi.Protocol.TCP, "UDP": abi.Protocol.UDP, "SCTP": abi.Protocol.SCTP}
-
-
-class Readable(Protocol):
-    """As much of a table as a reader needs."""
-
-    def get(self, key: bytes) -> bytes | None: ...
-
-    def items(self) -> object: ...
 
 
 def raw(address: str) -> bytes:
@@ -34,10 +34,10 @@ def shown(address: bytes) -> str:
 def host_of(oracle: Oracle, flags: Flags) -> Host:
     """Return what the flags make of the node, as the agent would say it."""
 
-    def parsed(texts: object) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...]:
-        return tuple(ipaddress.ip_address(text) for text in sorted(texts))  # type: ignore[call-overload]
+    def parsed(texts: Iterable[str]) -> tuple[IPAddress, ...]:
+        return tuple(ipaddress.ip_address(text) for text in sorted(texts))
 
-    def blocks(texts: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    def blocks(texts: tuple[str, ...]) -> tuple[IPNetwork, ...]:
         return tuple(map(ipaddress.ip_network, texts))
 
     return Host(
@@ -50,11 +50,38 @@ def host_of(oracle: Oracle, flags: Flags) -> Host:
     )
 
 
+def changes_of(step: Step) -> list[Change]:
+    """Return what a source would say."""
+    found = decode(step.item)
+    if step.gone:
+        return [Delete(found.ref)] if found.ref else []
+    told: list[Change] = [Refused(problem, partial=bool(found.fact)) for problem in found.problems]
+    return [*told, Upsert(found.fact)] if found.fact else told
+
+
+class Follower:
+    """One node's tables, kept by a reconciler."""
+
+    def __init__(self, cluster: Cluster, manifests: list[Manifest]) -> None:
+        self.tables: dict[str, Table] = memory_tables()
+        self.reconciler = Reconciler(self.tables, cluster.here)
+        self.reconciler.set_host(host_of(cluster.oracle(), cluster.flags))
+        here = [pod for pod in cluster.pods if pod["spec"]["nodeName"] == cluster.here]
+        names = [f"default/{pod['metadata']['name']}" for pod in here if not pod["spec"]["hostNetwork"]]
+        self.reconciler.set_wires({name: wire(number) for number, name in enumerate(names, 1001)})
+        self.reconciler.apply([*(change for item in manifests for change in changes_of(Step(item))), Synced()])
+
+    def follow(self, steps: list[Step]) -> None:
+        """Take changes in, as few or as many at a time as they come."""
+        for step in steps:
+            self.reconciler.apply(changes_of(step))
+
+
 class Tables:
     """One node's tables; ``answer`` says what the datapath must make of a client's first packet."""
 
-    def __init__(self, tables: Mapping[str, Readable]) -> None:
-        self._tables = {name: dict(table.items()) for name, table in tables.items()}  # type: ignore[call-overload]
+    def __init__(self, tables: Mapping[str, Table]) -> None:
+        self._tables = {name: dict(table.items()) for name, table in tables.items()}
 
     def answer(self, client: Client, destination: str, port: int, protocol: str) -> Answer:
         """Return the same kind of answer as the oracle."""

@@ -12,49 +12,17 @@ import random
 
 import pytest
 
-from ebpfnet.maps.table import Table
-from ebpfnet.model.facts import Change, Delete, Refused, Synced, Upsert
-from ebpfnet.reconcile.reconciler import Reconciler
-from ebpfnet.watch.decode import decode
-from tests.cluster import memory_tables, wire
-from tests.service_clusters import Cluster, Step, questions
-from tests.service_oracle import Action, Answer, Manifest, Oracle
-from tests.service_tables import Tables, agrees, host_of
+from tests.service_clusters import Cluster, Question, questions
+from tests.service_oracle import Action, Answer, Oracle
+from tests.service_tables import Follower, Tables, agrees
 
 FIRST, COUNT = int(os.environ.get("EBPFNET_ORACLE_FIRST", "0")), int(os.environ.get("EBPFNET_ORACLE_SEEDS", "60"))
 STEPS, QUESTIONS = 5, 40
 
 
-def changes_of(step: Step) -> list[Change]:
-    """Return what a source would say."""
-    found = decode(step.item)
-    if step.gone:
-        return [Delete(found.ref)] if found.ref else []
-    told: list[Change] = [Refused(problem, partial=bool(found.fact)) for problem in found.problems]
-    return [*told, Upsert(found.fact)] if found.fact else told
-
-
-class Follower:
-    """One node's tables, kept by a reconciler."""
-
-    def __init__(self, cluster: Cluster, manifests: list[Manifest]) -> None:
-        self.tables: dict[str, Table] = memory_tables()
-        self.reconciler = Reconciler(self.tables, cluster.here)
-        self.reconciler.set_host(host_of(cluster.oracle(), cluster.flags))
-        here = [pod for pod in cluster.pods if pod["spec"]["nodeName"] == cluster.here]
-        names = [f"default/{pod['metadata']['name']}" for pod in here if not pod["spec"]["hostNetwork"]]
-        self.reconciler.set_wires({name: wire(number) for number, name in enumerate(names, 1001)})
-        self.reconciler.apply([*(change for item in manifests for change in changes_of(Step(item))), Synced()])
-
-    def follow(self, steps: list[Step]) -> None:
-        """Take changes in, as few or as many at a time as they come."""
-        for step in steps:
-            self.reconciler.apply(changes_of(step))
-
-
-def check(oracle: Oracle, asked: list[tuple[object, ...]], tables: Tables, seen: collections.Counter[str]) -> None:
+def check(oracle: Oracle, asked: list[Question], tables: Tables, seen: collections.Counter[str]) -> None:
     for question in asked:
-        expected, got = oracle.answer(*question), tables.answer(*question)  # type: ignore[arg-type]
+        expected, got = oracle.answer(*question), tables.answer(*question)
         seen[f"{expected.action} {expected.reason}".strip()] += 1
         if question[1] in oracle.others and got == Answer(Action.DROP, "UNALLOCATED_ADDRESS"):
             continue  # kube-proxy drops what another proxy has not taken by then
@@ -72,7 +40,7 @@ def test_tables_say_what_the_oracle_says(seed: int):
         shuffled = cluster.manifests()
         dice.shuffle(shuffled)
         for tables in (follower.tables, Follower(cluster, shuffled).tables):
-            check(oracle, list(asked), Tables(tables), seen)
+            check(oracle, asked, Tables(tables), seen)
     assert seen["forward"], seen
 
 
