@@ -54,10 +54,11 @@ RANGES = [
 ]
 NO_RANGES: list[Any] = [None, None, None, [], ["anywhere"], ["anywhere", "2001:db8:9::/48"]]
 FLAGS = [
-    Flags(nodeport, external, service, ("10.1.0.0/16", "fd01::/32"))
+    Flags(nodeport, external, service, pods)
     for nodeport in (("primary",), (), ("172.16.0.0/12",), ("192.168.0.0/24", "fd00::/64"), ("fd00::/64",))
     for external in ((), ("198.51.100.0/23", "2001:db8:2::/47"), ("0.0.0.0/0", "::/0"))
     for service in ((), ("10.96.0.0/24", "fd96::/112"))
+    for pods in ((), ("10.1.0.0/16", "fd01::/32"))
 ]
 
 

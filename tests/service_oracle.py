@@ -59,7 +59,10 @@ class Client(NamedTuple):
 
 
 class Flags(NamedTuple):
-    """What the agent was told: NodePorts at ``primary`` addresses or those of CIDRs, and three lists of CIDRs."""
+    """What the agent was told: NodePorts at ``primary`` addresses or those of CIDRs, and three lists of CIDRs.
+
+    Pods' addresses are those of ``cluster_cidrs`` and of the nodes' own blocks.
+    """
 
     nodeport_addresses: tuple[str, ...] = ("primary",)
     external_ip_cidrs: tuple[str, ...] = ()
@@ -125,6 +128,8 @@ class Oracle:
         self.primary = _first_of_each_family(each["address"] for each in addresses if each["type"] == "InternalIP")
         self.own = {*self.primary, *map(same, own)}
         self.zone = (this.get("metadata", {}).get("labels") or {}).get(ZONE, "")
+        blocks = [each for item in items if item["kind"] == "Node" for each in item.get("spec", {}).get("podCIDRs", [])]
+        self.pod_blocks = (*flags.cluster_cidrs, *blocks)
         self.pods_here = {
             same(entry["ip"])
             for item in items
@@ -176,7 +181,7 @@ class Oracle:
 
     def _taken(self, address: str) -> bool:
         """A load balancer must not take over the node, or pods; kube-proxy would let it."""
-        return same(address) in self.own or inside(address, self.flags.cluster_cidrs)
+        return same(address) in self.own or inside(address, self.pod_blocks)
 
     def serves_nodeports(self, address: str) -> bool:
         """Without blocks of its family at every address (pkg/proxy/util/nodeport_addresses.go), but loopback ones."""
@@ -212,7 +217,7 @@ class Oracle:
             client.address, spec.get("loadBalancerSourceRanges") or ()
         ):
             return Answer(Action.DROP, "SOURCE_RANGE")
-        within = client.who in {Who.POD, Who.HOST} or inside(client.address, self.flags.cluster_cidrs)
+        within = client.who in {Who.POD, Who.HOST} or inside(client.address, self.pod_blocks)
         if claim.kind == Kind.CLUSTER_IP:
             local = spec.get("internalTrafficPolicy") == "Local"
         else:  # clients in the cluster are short-circuited to all endpoints

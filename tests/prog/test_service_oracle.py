@@ -9,6 +9,7 @@ import itertools
 import os
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from scapy.all import IP, SCTP, TCP, UDP, Ether, IPv6, Packet
@@ -72,7 +73,7 @@ def send(node: Datapath, client: Client, packet: Packet, wires: dict[str, abi.Wi
 
 
 def first_packet(question: Question, port: int) -> Packet:
-    segment = {"TCP": packets.tcp, "UDP": packets.udp, "SCTP": packets.sctp}[question.protocol]
+    segment: Any = {"TCP": packets.tcp, "UDP": packets.udp, "SCTP": packets.sctp}[question.protocol]
     layer = packets.ip(question.client.address, question.destination)
     return Ether() / layer / segment(sport=port, dport=question.port)
 
