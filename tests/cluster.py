@@ -18,7 +18,7 @@ from ebpfnet.reconcile.reconciler import Reconciler
 
 TCP, UDP, SCTP = abi.Protocol.TCP, abi.Protocol.UDP, abi.Protocol.SCTP
 NODE = "node-a"
-WRITTEN = ("services", "slots", "pods", "names")
+WRITTEN = ("services", "sets", "slots", "members", "ranges", "blocks", "node", "pods", "names")
 
 
 def memory_tables(wrap: Callable[[MemoryTable], Table] | None = None, **sizes: int) -> dict[str, Table]:
@@ -84,6 +84,11 @@ def run(
     reconciler.apply([*changes, Synced()])
     reconciler.set_wires(wires or {})
     return dump.summary(tables)
+
+
+def unmarked(lines: Iterable[str]) -> list[str]:
+    """Leave out what addresses are."""
+    return [line for line in lines if not line.startswith("MARK ")]
 
 
 def settle(reconciler: Reconciler, clock: Clock) -> None:

@@ -1,91 +1,191 @@
-"""Services and endpoint slices to table entries; pure.
+"""Services to table entries; pure.
 
-The two are compiled apart and meet by id: a slice says which endpoint sets it feeds, a service which sets its
-frontends lead to. So a changed slice never compiles a service again, nor a service its slices.
+Services and endpoint slices are compiled apart and meet by id: a slice says what it adds to a service's port, a
+service which endpoint sets its frontends lead to. So a changed slice never compiles a service again, nor a service its
+slices. Who gets a frontend that two services ask for is decided where all of them are known (``precedes``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+import ipaddress
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ebpfnet import abi
+from ebpfnet.compile.endpoints import RECORD, set_name
 from ebpfnet.compile.names import shown
-from ebpfnet.model import endpoints
-from ebpfnet.model.facts import EndpointSlice, IPAddress, Problem, Service
+from ebpfnet.model.facts import IPAddress, Problem, Service, ServicePort
+from ebpfnet.model.host import Host
 
-RECORD = abi.Backend.size()
-READY = int(endpoints.Condition.READY)  # a plain number: an IntFlag's "&" costs as much as all else of an endpoint
+__all__ = ["RECORD", "Asked", "Compiled", "Wanted", "compile_service", "precedence", "precedes"]
+_ANY: dict[int, IPAddress] = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}
 
 
-class Entry(NamedTuple):
-    """One frontend: the key in ``services``, the endpoint set it leads to, and the set's name for people."""
+class Wanted(NamedTuple):
+    """An endpoint set that a frontend leads to. ``group``: id of the port's set of all endpoints, where pieces meet."""
 
-    frontend: bytes
-    set_id: int
+    group: int
+    local: bool
     label: str
+    members: bool  # clients stay with their backends
+    consistent: str  # name that a consistent choice is seeded with; empty: at random
 
 
-def set_name(namespace: str, service: str, port: str, protocol: int, *, ipv6: bool) -> str:
-    """Return the name that an endpoint set's id is made of; ``port`` is the port's name, which may be empty."""
-    return f"{namespace}/{service}:{port}/{protocol}{'#6' if ipv6 else ''}"
+class Asked(NamedTuple):
+    """One frontend that a service asks for: the value in ``services``, and where the service says so."""
+
+    value: bytes
+    field: str
 
 
-def compile_service(service: Service, mine: Mapping[IPAddress, Service]) -> tuple[list[Entry], list[Problem]]:
-    """Return a service's frontends and what of it can't be served.
+@dataclasses.dataclass(slots=True)
+class Compiled:
+    """All that one service asks for."""
 
-    ``mine`` says which service each cluster IP belongs to (``claim``): an address that another service holds is left
-    out, and named.
+    frontends: dict[bytes, Asked] = dataclasses.field(default_factory=dict)
+    sets: dict[int, Wanted] = dataclasses.field(default_factory=dict)
+    ranges: list[bytes] = dataclasses.field(default_factory=list)
+    cluster_ips: list[bytes] = dataclasses.field(default_factory=list)
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+
+
+class _Port:
+    """The endpoint sets of one port and family of a service."""
+
+    def __init__(self, service: Service, port: ServicePort, *, ipv6: bool, out: Compiled) -> None:
+        self._service = service
+        self._port = port
+        self._ipv6 = ipv6
+        self._out = out
+        self._group = 0
+
+    def set(self, *, local: bool) -> int:
+        """Return the id of one of the two sets, which is wanted from now on."""
+        service, port = self._service, self._port
+        where = (service.ref.namespace, service.ref.name, port.name, port.protocol)
+        name = set_name(*where, ipv6=self._ipv6, local=local)
+        self._group = self._group or abi.identify(set_name(*where, ipv6=self._ipv6))
+        identity = abi.identify(name) if local else self._group
+        label = f"{service.ref.namespace}/{service.ref.name}:{port.name or port.port}{'#local' if local else ''}"
+        seed = name if service.consistent else ""
+        self._out.sets[identity] = Wanted(self._group, local, shown(label), bool(service.affinity_s), seed)
+        return identity
+
+    def ask(self, address: IPAddress, number: int, value: bytes, field: str) -> None:
+        """Ask for a frontend; the first kind that wants an address of the service itself has it."""
+        key = abi.Frontend(abi.pack_address(address), number, self._port.protocol).pack()
+        self._out.frontends.setdefault(key, Asked(value, field))
+
+
+def compile_service(service: Service, host: Host) -> Compiled:
+    """Return what a service asks for on this node, and what of it can't be served whoever else asks for what.
+
+    Cluster IPs have the endpoints of the internal traffic policy. All other addresses have those of the external one
+    for clients outside, and the Cluster policy's for clients in the cluster (pkg/proxy/serviceport.go: "short
+    circuiting"). As there, a family without a cluster IP is none of the service's.
     """
-    entries, problems = [], []
-    for index, address in enumerate(service.cluster_ips):
-        owner = mine.get(address, service)
-        if owner.ref != service.ref:
-            field = f"spec.clusterIPs[{index}]"
-            reason = f"{address} belongs to {owner.ref}, {_precedence(owner, service)}"
-            problems.append(Problem(service.ref, field, reason))
-            continue
-        for port in service.ports:
-            if port.protocol == abi.Protocol.SCTP:
-                continue
-            ipv6 = address.version == 6
-            name = set_name(service.ref.namespace, service.ref.name, port.name, port.protocol, ipv6=ipv6)
-            frontend = abi.Frontend(abi.pack_address(address), port.port, port.protocol).pack()
-            label = shown(f"{service.ref.namespace}/{service.ref.name}:{port.name or port.port}")
-            entries.append(Entry(frontend, abi.identify(name), label))
+    out = Compiled()
+    families: set[int] = {address.version for address in service.cluster_ips}
+    lb_ips, external_ips = _usable(service, host, families, out)
     for index, port in enumerate(service.ports):
-        if port.protocol == abi.Protocol.SCTP and service.cluster_ips:
-            field = f"spec.ports[{index}].protocol"
-            problems.append(Problem(service.ref, field, "SCTP service ports are not supported yet"))
-    return entries, problems
+        for version in sorted(families):
+            sets = _Port(service, port, ipv6=version == 6, out=out)
+            for at, address in enumerate(service.cluster_ips):
+                if address.version == version:
+                    inside = sets.set(local=service.internal_local)
+                    value = abi.Service(inside, inside, 0, service.affinity_s).pack()
+                    sets.ask(address, port.port, value, f"spec.clusterIPs[{at}]")
+            ranges = _ranges_id(service, version)
+            outer = [(each, field, ranges) for each, field in lb_ips if each.version == version]
+            outer += [(each, field, 0) for each, field in external_ips if each.version == version]
+            if outer or port.node_port:
+                inside = sets.set(local=False)
+                outside = sets.set(local=True) if service.external_local else inside
+            for address, field, own in outer:
+                sets.ask(address, port.port, abi.Service(inside, outside, own, service.affinity_s).pack(), field)
+            if port.node_port:
+                value = abi.Service(inside, outside, 0, service.affinity_s).pack()
+                sets.ask(_ANY[version], port.node_port, value, f"spec.ports[{index}].nodePort")
+        if port.node_port and (port.protocol, port.node_port) in host.busy:
+            reason = (
+                f"{port.node_port}/{abi.Protocol(port.protocol).name} is also a local socket's, which is not reached"
+            )
+            out.problems.append(Problem(service.ref, f"spec.ports[{index}].nodePort", reason))
+    out.cluster_ips = [abi.pack_address(address) for address in service.cluster_ips]
+    out.ranges = [each for version in sorted(families) for each in _ranges(service, version, host, lb_ips)]
+    return out
 
 
-def claim(services: Iterable[Service]) -> Service:
-    """Return which of several services with one cluster IP has it: the oldest, then the first by name.
+Given = list[tuple[IPAddress, str]]  # addresses, and the fields that name them
 
-    One without a creationTimestamp counts as younger than any with one. Who had the address first does not count: the
+
+def _usable(service: Service, host: Host, families: set[int], out: Compiled) -> tuple[Given, Given]:
+    """Return the load balancer addresses and the external IPs that are served; names the others."""
+    if not families:
+        return [], []
+    found: tuple[Given, Given] = ([], [])
+    named = [(0, f"status.loadBalancer.ingress[{at}].ip", each) for at, each in enumerate(service.load_balancer_ips)]
+    named += [(1, f"spec.externalIPs[{at}]", each) for at, each in enumerate(service.external_ips)]
+    for kind, field, address in named:
+        reason = _why_not(address, host, families, external=kind == 1)
+        if reason:
+            out.problems.append(Problem(service.ref, field, f"{address} {reason}"))
+        else:
+            found[kind].append((address, field))
+    return found
+
+
+def _why_not(address: IPAddress, host: Host, families: set[int], *, external: bool) -> str:
+    if address.version not in families:
+        return f"is IPv{address.version}, and the service has no such cluster IP"
+    if external and not any(address in block for block in host.external_ip_cidrs):
+        return (
+            "is in no --external-ip-cidr: who may write Services could take anybody's traffic (CVE-2020-8554, KEP-5707)"
+        )
+    if address in host.addresses:
+        return "is an address of this node"
+    block = next((block for block in host.pod_cidrs if address in block), None)
+    return f"is in the pod range {block}" if block else ""
+
+
+def _ranges_id(service: Service, version: int) -> int:
+    """Return the id of the ranges that a family's load balancer addresses are for; 0: for everybody.
+
+    As kube-proxy: ranges of the other family say nothing (pkg/proxy/serviceport.go, ``MapCIDRsByIPFamily``).
+    """
+    some = any(block.version == version for block in service.source_ranges or ())
+    return abi.identify(f"{service.ref.namespace}/{service.ref.name}") if some else 0
+
+
+def _ranges(service: Service, version: int, host: Host, lb_ips: Given) -> Iterator[bytes]:
+    identity = _ranges_id(service, version)
+    blocks = [block for block in service.source_ranges or () if block.version == version]
+    addresses = [each for each, _ in lb_ips if each.version == version]
+    if not identity or not addresses:
+        return
+    # A load balancer's address may be on an interface of the node, too: what the node sends there then comes from that
+    # very address (pkg/proxy/nftables/proxier.go, ``allowFromNode``).
+    if any(own in block for own in host.addresses for block in blocks):
+        blocks += [ipaddress.ip_network(address) for address in addresses]
+    mapped = 96 if version == 4 else 0
+    for block in dict.fromkeys(blocks):
+        yield abi.Range(64 + mapped + block.prefixlen, identity, abi.pack_address(block.network_address)).pack()
+
+
+def precedes(service: Service) -> tuple[str, object]:
+    """Return what orders services that ask for one frontend: the oldest has it, then the first by name.
+
+    One without a creationTimestamp counts as younger than any with one. Who had the frontend first does not count: the
     outcome depends on the cluster's state alone.
     """
-    return min(services, key=lambda service: (service.created or "9999", service.ref))
+    return service.created or "9999", service.ref
 
 
-def _precedence(owner: Service, other: Service) -> str:
-    """Say by which rule of ``claim`` the owner comes before the other."""
+def precedence(owner: Service, other: Service) -> str:
+    """Say by which rule of ``precedes`` the owner comes before the other."""
     if owner.created and other.created:
         return "which is older" if owner.created != other.created else "which is as old and comes first by name"
     if owner.created:
         return "for this one has no creationTimestamp"
     return "which comes first by name: neither has a creationTimestamp"
-
-
-def compile_slice(piece: EndpointSlice) -> dict[int, bytes]:
-    """Return what a slice adds to endpoint sets: set id to a packed run of ready backends, each once."""
-    run = piece.endpoints
-    step = endpoints.RECORD
-    ready = [run[at : at + 16] for at in range(0, len(run), step) if run[at + 16] & READY]
-    out = {}
-    for port in piece.ports:
-        name = set_name(piece.ref.namespace, piece.service, port.name, port.protocol, ipv6=piece.ipv6)
-        tail = port.port.to_bytes(2, "big") + b"\0\0"
-        out[abi.identify(name)] = b"".join([address + tail for address in dict.fromkeys(ready)])
-    return out

@@ -6,6 +6,7 @@ to hold this, it reads the same. ``rows`` shows everything, one entry a line.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator, Mapping
 
 from ebpfnet import abi
@@ -29,35 +30,129 @@ def protocol_name(number: int) -> str:
     return PROTOCOLS.get(number, str(number))
 
 
+def frontend_name(key: bytes) -> str:
+    """Return ADDRESS:PORT/PROTOCOL of a key of ``services``, or PORT/PROTOCOL of a NodePort."""
+    frontend = abi.Frontend.unpack(key)
+    ends = f"{frontend.port}/{protocol_name(frontend.protocol)}"
+    any_address = frontend.address in {bytes(16), abi.V4_PREFIX + bytes(4)}
+    return ends if any_address else f"{host_port(frontend.address, 0)[:-2]}:{ends}"
+
+
+def block_name(prefix_length: int, address: bytes) -> str:
+    """Return ADDRESS/BITS of a block whose ``prefix_length`` is that of the mapped address."""
+    ip = abi.unpack_address(address)
+    return f"{ip}/{prefix_length - 96 if ip.version == 4 else prefix_length}"
+
+
+def flag_names(flags: enum.IntFlag) -> str:
+    """Return the names of flags, ``|`` between them."""
+    return "|".join(flag.name or "" for flag in type(flags) if flag in flags)
+
+
+class _Tables:
+    """The tables as they were read, and what of them was shown."""
+
+    def __init__(self, tables: Mapping[str, Table]) -> None:
+        self.names = _names(tables)
+        self.used: set[int] = set()
+        self.slots = dict(tables["slots"].items())
+        self.sets = {int.from_bytes(key, "little"): abi.Set.unpack(value) for key, value in tables["sets"].items()}
+        self.members = {
+            (each.set, each.backend) for each in (abi.Member.unpack(key) for key, _ in tables["members"].items())
+        }
+        labels = [text.rpartition(":")[0] for text in self.names.values()]
+        self.services = {abi.identify(text): text for text in labels if text}
+        self._backends: dict[int, list[abi.Backend | None]] = {}
+
+    def label(self, identity: int) -> str:
+        return self.names.get(identity, "(no name)")
+
+    def backends(self, identity: int) -> list[abi.Backend | None]:
+        """Return a set's backends, each once; None for one that is missing."""
+        if identity not in self._backends:
+            self.used.add(identity)
+            found = self.sets.get(identity, abi.Set(0, 1))  # a set that is missing lacks all of them
+            slots = (abi.Slot(identity, found.generation, index).pack() for index in range(found.count))
+            raws = [self.slots.pop(slot, None) for slot in slots]
+            self._backends[identity] = [abi.Backend.unpack(raw) if raw else None for raw in dict.fromkeys(raws)]
+        return self._backends[identity]
+
+    def describe(self, identity: int) -> str:
+        """Return what is said of a set behind a frontend."""
+        text = f"backends={len(self.backends(identity))}"
+        found = self.sets.get(identity)
+        if found is None:
+            return f"{text} (missing)"
+        slots = found.count
+        flags = abi.SetFlag(found.flags)
+        text += f" slots={slots}" if slots != len(self.backends(identity)) else ""
+        return text + (f" {flag_names(flags)}" if flags else "")
+
+
+def _service_lines(tables: _Tables, key: bytes, value: bytes) -> Iterator[str]:
+    service = abi.Service.unpack(value)
+    if not key[18]:
+        yield f"MARK {abi.unpack_address(key[:16])} {flag_names(abi.Mark(service.marks))}"
+        return
+    sets = dict.fromkeys((service.inside, service.outside))
+    frontend = abi.Frontend.unpack(key)
+    head = f"{host_port(frontend.address, frontend.port)}/{protocol_name(frontend.protocol)}"
+    line = f"SERVICE {tables.label(service.inside)} {head} {tables.describe(service.inside)}"
+    if len(sets) > 1:
+        line += f" outside={tables.label(service.outside)} {tables.describe(service.outside)}"
+    line += f" ranges={tables.services.get(service.ranges, hex(service.ranges))}" if service.ranges else ""
+    yield line + (f" affinity={service.affinity_s}s" if service.affinity_s else "")
+    for identity in sets:
+        for backend in tables.backends(identity):
+            where = host_port(backend.address, backend.port) if backend else "(missing)"
+            yield f"BACKEND {tables.label(identity)} {head} {where}"
+
+
+def _member_lines(tables: _Tables) -> Iterator[str]:
+    """Yield a line for each set all of whose backends are members, and for each member of no set."""
+    for identity in tables.used:
+        backends = {each for each in tables.backends(identity) if each is not None}
+        members = {backend for owner, backend in tables.members if owner == identity}
+        if members:
+            yield f"MEMBERS {tables.label(identity)} {len(members & backends)} of {len(backends)}"
+    for identity, backend in tables.members:
+        if identity not in tables.used or backend not in tables.backends(identity):
+            yield f"STRAY member of {tables.label(identity)} {host_port(backend.address, backend.port)}"
+
+
 def summary(tables: Mapping[str, Table]) -> list[str]:
-    """Return what the cluster decides, sorted: a line for each frontend, backend and pod address.
+    """Return what the cluster decides, sorted: a line for each frontend, backend, mark, range, block and pod address.
 
     A slot that a frontend leads to and that is missing shows as ``(missing)``; one that no frontend leads to, and a
-    name of nothing, as ``STRAY``: none of the three is ever right.
+    set, a member and a name of nothing, as ``STRAY``: none of them is ever right.
     """
-    names = _names(tables)
-    slots = dict(tables["slots"].items())
-    lines = []
-    used = set()
-    for key, value in tables["services"].items():
-        frontend, service = abi.Frontend.unpack(key), abi.Service.unpack(value)
-        used.add(service.id)
-        label = names.get(service.id, "(no name)")
-        head = f"{host_port(frontend.address, frontend.port)}/{protocol_name(frontend.protocol)}"
-        lines.append(f"SERVICE {label} {head} backends={service.count}")
-        for index in range(service.count):
-            raw = slots.pop(abi.Slot(service.id, service.generation, index).pack(), None)
-            backend = abi.Backend.unpack(raw) if raw else None
-            where = host_port(backend.address, backend.port) if backend else "(missing)"
-            lines.append(f"BACKEND {label} {head} {where}")
+    read = _Tables(tables)
+    lines = [line for item in tables["services"].items() for line in _service_lines(read, *item)]
+    lines += _member_lines(read)
+    for each in (abi.Range.unpack(key) for key, *_ in tables["ranges"].items()):
+        block = block_name(each.prefix_length - 64, each.address)
+        lines.append(f"RANGE {read.services.get(each.service, hex(each.service))} {block}")
+    for key, value in tables["blocks"].items():
+        each_block = abi.Block.unpack(key)
+        kind = abi.BlockKind(int.from_bytes(value, "little"))
+        lines.append(f"BLOCK {block_name(each_block.prefix_length, each_block.address)} {kind.name}")
+    for *_, value in tables["node"].items():
+        lines += _node_lines(abi.Node.unpack(value))
     for key, value in tables["pods"].items():
         pod = abi.Pod.unpack(value)
-        used.add(pod.id)
+        read.used.add(pod.id)
         wire = f"ifindex={pod.wire.ifindex} mac={pod.wire.mac.hex(':')}"
-        lines.append(f"POD {names.get(pod.id, '(no name)')} {abi.unpack_address(key)} {wire}")
-    lines += [f"STRAY slot of {names.get(abi.Slot.unpack(key).service, 'nothing')}" for key in slots]
-    lines += [f"STRAY name {text}" for identity, text in names.items() if identity not in used]
+        lines.append(f"POD {read.label(pod.id)} {abi.unpack_address(key)} {wire}")
+    lines += [f"STRAY set {read.label(identity)}" for identity in read.sets if identity not in read.used]
+    lines += [f"STRAY slot of {read.names.get(abi.Slot.unpack(key).set, 'nothing')}" for key in read.slots]
+    lines += [f"STRAY name {text}" for identity, text in read.names.items() if identity not in read.used]
     return sorted(lines)
+
+
+def _node_lines(node: abi.Node) -> Iterator[str]:
+    for address in (node.ipv4, node.ipv6):
+        if any(address):
+            yield f"NODE {abi.unpack_address(address)} ports={node.first_port}-{node.last_port}"
 
 
 def rows(tables: Mapping[str, Table], name: str) -> Iterator[str]:
@@ -75,15 +170,19 @@ def rows(tables: Mapping[str, Table], name: str) -> Iterator[str]:
 def _row(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
     match name:
         case "services":
-            frontend, service = abi.Frontend.unpack(key), abi.Service.unpack(value)
-            head = f"{host_port(frontend.address, frontend.port)}/{protocol_name(frontend.protocol)}"
-            label = names.get(service.id, "?")
-            return f"{head} -> {label} id={service.id:016x} generation={service.generation} count={service.count}"
-        case "slots":
-            slot, backend = abi.Slot.unpack(key), abi.Backend.unpack(value)
-            label = names.get(slot.service, f"{slot.service:016x}")
-            where = host_port(backend.address, backend.port)
-            return f"{label} generation={slot.generation} index={slot.index} -> {where}"
+            return _frontend(key, abi.Service.unpack(value), names)
+        case "sets" | "slots" | "members" | "affinity" | "usage":
+            return _of_set(name, key, value, names)
+        case "ranges":
+            each = abi.Range.unpack(key)
+            return f"service={each.service:016x} {block_name(each.prefix_length - 64, each.address)}"
+        case "blocks":
+            block, kind = abi.Block.unpack(key), abi.BlockKind(int.from_bytes(value, "little"))
+            return f"{block_name(block.prefix_length, block.address)} {kind.name}"
+        case "node":
+            node = abi.Node.unpack(value)
+            addresses = " ".join(str(abi.unpack_address(each)) for each in (node.ipv4, node.ipv6) if any(each))
+            return f"{addresses or '-'} ports={node.first_port}-{node.last_port}"
         case "pods":
             pod = abi.Pod.unpack(value)
             wire = f"ifindex={pod.wire.ifindex} mac={pod.wire.mac.hex(':')}"
@@ -103,6 +202,46 @@ def _row(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
             return _sample(abi.DropSample.unpack(value))
         case _:
             return f"{int.from_bytes(key, 'little')} {int.from_bytes(value, 'little')}"
+
+
+def _frontend(key: bytes, service: abi.Service, names: Mapping[int, str]) -> str:
+    if not key[18]:
+        return f"{abi.unpack_address(key[:16])} is {flag_names(abi.Mark(service.marks))}"
+    frontend = abi.Frontend.unpack(key)
+    head = f"{host_port(frontend.address, frontend.port)}/{protocol_name(frontend.protocol)}"
+    sets = f"inside={service.inside:016x} outside={service.outside:016x}"
+    ranges = f" ranges={service.ranges:016x}" if service.ranges else ""
+    return f"{head} -> {names.get(service.inside, '?')} {sets}{ranges} affinity_s={service.affinity_s}"
+
+
+def _of_set(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
+    identity = int.from_bytes(key[:8], "little")
+    label = names.get(identity, f"{identity:016x}")
+    match name:
+        case "sets":
+            each = abi.Set.unpack(value)
+            flags = flag_names(abi.SetFlag(each.flags)) or "-"
+            head = f"{names.get(identity, '?')} id={identity:016x}"
+            return f"{head} generation={each.generation} count={each.count} flags={flags}"
+        case "slots":
+            slot, backend = abi.Slot.unpack(key), abi.Backend.unpack(value)
+            where = host_port(backend.address, backend.port)
+            return f"{label} generation={slot.generation} index={slot.index} -> {where}"
+        case "affinity":
+            client, stays = abi.Client.unpack(key), abi.Affinity.unpack(value)
+            where = host_port(stays.backend.address, stays.backend.port)
+            return f"{label} {abi.unpack_address(client.address)} -> {where} seen_ns={stays.seen_ns}"
+        case _:
+            backend = abi.Member.unpack(key).backend
+            where = f"{label} {host_port(backend.address, backend.port)}"
+            return where if name == "members" else f"{where} {_usage(value)}"
+
+
+def _usage(value: bytes) -> str:
+    size = abi.Usage.size()
+    parts = [abi.Usage.unpack(value[at : at + size]) for at in range(0, len(value), size)]
+    connections, packets = sum(part.connections for part in parts), sum(part.packets for part in parts)
+    return f"connections={connections} packets={packets} bytes={sum(part.bytes for part in parts)}"
 
 
 def _ends(key: abi.Tuple) -> str:

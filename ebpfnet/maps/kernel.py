@@ -68,6 +68,17 @@ class KernelTable:
         except OSError as error:
             raise self._failed("write", error) from error
 
+    def replace(self, key: bytes, value: bytes) -> bool:
+        """Put a value in the place of another; False when there is none."""
+        self.writes += 1
+        try:
+            syscall.update(self.fd, key, value, syscall.EXIST)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise self._failed("write", error) from error
+        return True
+
     def put_batch(self, keys: Sequence[bytes] | bytes, values: Sequence[bytes] | bytes) -> None:
         """Insert or replace many."""
         joined_keys = keys if isinstance(keys, bytes) else b"".join(keys)

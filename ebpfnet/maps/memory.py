@@ -37,6 +37,13 @@ class MemoryTable:
         self.writes += 1
         self.entries[key] = value
 
+    def replace(self, key: bytes, value: bytes) -> bool:
+        """Put a value in the place of another; False when there is none."""
+        if key not in self.entries:
+            return False
+        self.put(key, value)
+        return True
+
     def put_batch(self, keys: Sequence[bytes] | bytes, values: Sequence[bytes] | bytes) -> None:
         """Insert or replace many."""
         pairs = zip(split(keys, self.spec.key_size), split(values, self.spec.value_size), strict=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 321)
 
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 0, 1, 2, 3, 4
+EXIST = 2  # BPF_EXIST: only where there is an entry
 OBJ_PIN, OBJ_GET, OBJ_INFO = 6, 7, 15
 MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
 
@@ -129,9 +130,9 @@ def lookup(fd: int, key: bytes, room: ctypes.Array[ctypes.c_char]) -> bool:
     return _absent()
 
 
-def update(fd: int, key: bytes, value: bytes) -> None:
-    """Insert or replace; raises ``OSError``."""
-    attributes = ElementAttributes(fd, key, value, 0)
+def update(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
+    """Insert or replace, with ``EXIST`` only replace; raises ``OSError``."""
+    attributes = ElementAttributes(fd, key, value, flags)
     if _syscall(SYS_BPF, MAP_UPDATE, ctypes.addressof(attributes), 32) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

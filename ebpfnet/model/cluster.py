@@ -41,6 +41,7 @@ class Cluster:
         missing: what policies mean by them stays as it was.
         """
         self.claims: dict[IPAddress, dict[Ref, Service]] = {}
+        """Which services have a cluster IP."""
         self._service_cidrs: dict[Ref, ServiceCIDR] = {}
         self._demand = Demand()
 
@@ -50,29 +51,27 @@ class Cluster:
         blocks = {block for each in self._service_cidrs.values() for block in each.cidrs}
         return tuple(sorted(blocks, key=lambda block: (block.version, block.network_address, block.prefixlen)))
 
-    def set_service(self, service: Service) -> set[Ref]:
-        """Take a service in; returns the services that must be compiled again (those it shares an address with)."""
-        touched = self.drop_service(service.ref) | {service.ref}
+    @property
+    def zone(self) -> str:
+        """The zone of this node; empty where nobody says."""
+        node = self.nodes.get(Ref(Kind.NODE, "", self.node))
+        return node.zone if node else ""
+
+    def set_service(self, service: Service) -> None:
+        """Take a service in."""
+        self.drop_service(service.ref)
         self.services[service.ref] = service
         for address in service.cluster_ips:
-            holders = self.claims.setdefault(address, {})
-            holders[service.ref] = service
-            touched.update(holders)
-        return touched
+            self.claims.setdefault(address, {})[service.ref] = service
 
-    def drop_service(self, ref: Ref) -> set[Ref]:
-        """Take a service out; returns the services that must be compiled again, itself included if it was there."""
+    def drop_service(self, ref: Ref) -> None:
+        """Take a service out; one that is not there is no error."""
         service = self.services.pop(ref, None)
-        if service is None:
-            return set()
-        touched = {ref}
-        for address in service.cluster_ips:
+        for address in service.cluster_ips if service else ():
             holders = self.claims[address]
             del holders[ref]
-            touched.update(holders)
             if not holders:
                 del self.claims[address]
-        return touched
 
     def set_pod(self, pod: Pod) -> bool:
         """Take a pod in; returns whether this node is touched."""

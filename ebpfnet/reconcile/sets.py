@@ -1,28 +1,32 @@
 """Endpoint sets in the kernel, and the one order of writes that keeps every moment valid.
 
-A frontend in ``services`` names a set, a generation and a count; ``slots`` holds backends 0 .. count-1 of it. Killed
-between any two writes, a frontend still leads only to backends that are or were right:
+``sets`` says a set's generation and count; ``slots`` holds backends 0 .. count-1 of it, ``members`` each of them once
+where clients stay with their backends. Killed between any two writes, a set has only backends that are or were right:
 
 - replace: one write to one slot;
 - append: write slot ``count``, then raise ``count``;
 - remove slot i: write the last backend into it, lower ``count``, delete the last slot;
-- a new set, or one that changes for the most part: write a new generation, flip the frontend, delete the old one;
-- other frontends: all of them first, then the old ones go that nobody took, so that two sets may swap theirs.
+- a new set, or one that changes for the most part: write a new generation, flip the set, delete the old one;
+- a table for which there is no room twice: one write to each slot that differs;
+- a backend becomes a member before a slot has it, and is none any more before its last slot loses it: a client whose
+  backend is no member chooses once more, and nothing else happens to it.
 """
 
 from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ebpfnet import abi
-from ebpfnet.compile.services import RECORD
+from ebpfnet.compile.endpoints import RECORD, Choice
 from ebpfnet.maps.table import Table, TableFull
-from ebpfnet.reconcile.diff import find
+from ebpfnet.reconcile.diff import find, records
+from ebpfnet.reconcile.groups import Made
 
 _HEAD = struct.Struct("QI")
 _INDEX = [index.to_bytes(4, "little") for index in range(1024)]
+_MEMBER = (1).to_bytes(4, "little")
 BATCH = 65_536  # slots that are gathered before they are written
 
 
@@ -40,214 +44,238 @@ def split_keys(joined: bytes) -> list[bytes]:
     return [joined[at : at + size] for at in range(0, len(joined), size)]
 
 
+def set_key(set_id: int) -> bytes:
+    """Return a set's key, in ``sets`` and in ``names``."""
+    return set_id.to_bytes(8, "little")
+
+
+def member_keys(set_id: int, backends: Iterable[bytes]) -> list[bytes]:
+    """Return the keys of members."""
+    head = set_key(set_id)
+    return [head + backend + bytes(4) for backend in backends]
+
+
 class DoesNotFit(TableFull):
     """Demand is beyond what a table has room for: told before anything is written."""
 
 
 class EndpointSet:
-    """One set as the kernel holds it; ``run`` is its backends in slot order, packed."""
+    """One set as the kernel holds it; ``run`` is its backends in slot order, packed.
 
-    __slots__ = ("frontend", "generation", "id", "run")
+    ``choice`` is what the run was made with, and ``label`` its name; None: not known. ``members``: all of them are.
+    """
 
-    def __init__(self, set_id: int, frontend: bytes, generation: int, run: bytearray) -> None:
+    __slots__ = ("choice", "flags", "generation", "id", "label", "members", "run")
+
+    def __init__(self, set_id: int, generation: int, run: bytearray, flags: int = 0) -> None:
         self.id = set_id
-        self.frontend = frontend
         self.generation = generation
         self.run = run
+        self.flags = flags
+        self.members = False
+        self.choice: Choice | None = None
+        self.label: str | None = None
 
     @property
     def count(self) -> int:
-        """How many backends."""
+        """How many slots."""
         return len(self.run) // RECORD
+
+    def entry(self) -> bytes:
+        """Return the value in ``sets``."""
+        return abi.Set(self.generation, self.count, self.flags).pack()
 
 
 class SetWriter:
     """Moves endpoint sets between states. Any method may raise ``TableError``; then the set must be read back."""
 
     def __init__(self, tables: Mapping[str, Table]) -> None:
-        self._services = tables["services"]
+        self._sets = tables["sets"]
         self._slots = tables["slots"]
-        self.used = 0  # slots in use
+        self._members = tables["members"]
+        self.used = {"sets": 0, "slots": 0, "members": 0}
+        """Entries in use."""
         self.turns = 0
-        """Counts what may leave flows astray: backends that go, frontends that come or go."""
-        self._owner: dict[bytes, int] = {}  # which set a frontend leads to: an address may pass from one to another
-        self._left: dict[bytes, int] = {}  # frontends that a set has left, and that still lead to it
+        """Counts what may leave flows astray: backends that go."""
 
-    @property
-    def room(self) -> int:
-        """How many more slots there is room for."""
-        return self._slots.spec.max_entries - self.used
+    def room(self, name: str) -> int:
+        """Return how many more entries a table has room for."""
+        table = {"sets": self._sets, "slots": self._slots, "members": self._members}[name]
+        return table.spec.max_entries - self.used[name]
 
-    @property
-    def frontends(self) -> int:
-        """How many frontends there are."""
-        return len(self._owner)
+    def demand(self, slots: int = 0, sets: int = 0, members: int = 0) -> None:
+        """Raise ``DoesNotFit`` unless there is room for so many more."""
+        wanted = (("sets", sets, self._sets), ("slots", slots, self._slots), ("members", members, self._members))
+        for name, count, table in wanted:
+            if count > 0 and count > self.room(name):
+                size = table.spec.max_entries
+                text = f"needs {count} more {name}, and table {name} ({size} entries) has no room"
+                raise DoesNotFit(errno.E2BIG, text)
 
-    @property
-    def frontend_room(self) -> int:
-        """How many more frontends there is room for."""
-        return self._services.spec.max_entries - len(self._owner)
-
-    def owns(self, frontend: bytes) -> bool:
-        """Say whether a frontend leads to a set that is known here."""
-        return frontend in self._owner
-
-    def owner(self, frontend: bytes) -> int | None:
-        """Return the set that a frontend leads to."""
-        return self._owner.get(frontend)
-
-    def demand(self, count: int, frontend: bytes | None = None) -> None:
-        """Raise ``DoesNotFit`` unless there is room for ``count`` more slots, and for ``frontend`` if it is new."""
-        if count > self.room:
-            text = f"needs {count} more slots, and table slots ({self._slots.spec.max_entries} entries) has no room"
-            raise DoesNotFit(errno.E2BIG, text)
-        if frontend is not None and not self.owns(frontend) and self.frontend_room < 1:
-            text = f"needs one more frontend, and table services ({self._services.spec.max_entries} entries) is full"
-            raise DoesNotFit(errno.E2BIG, text)
-
-    def _flip(self, endpoints: EndpointSet, generation: int, count: int, frontend: bytes = b"") -> None:
-        frontend = frontend or endpoints.frontend
-        self._services.put(frontend, abi.Service(endpoints.id, generation, count).pack())
-        self._owner[frontend] = endpoints.id
-        self._left.pop(frontend, None)
-
-    def _leave(self, set_id: int, frontend: bytes) -> None:
-        """Remove a frontend, unless it leads to another set by now."""
-        if self._owner.get(frontend) == set_id:
-            self._services.delete(frontend)
-            del self._owner[frontend]
-        self._left.pop(frontend, None)
-
-    def leave(self) -> None:
-        """Remove the frontends that sets have left and that no other has taken."""
-        for frontend, set_id in list(self._left.items()):
-            self._leave(set_id, frontend)
-
-    def forget(self, used: int) -> None:
-        """Start over: ``used`` slots were found in the tables."""
-        self.used = used
-        self._owner = {}
-        self._left = {}
-
-    def adopt(self, endpoints: EndpointSet) -> None:
-        """Know a set that was found in the tables."""
-        self.turns += 1
-        self._owner[endpoints.frontend] = endpoints.id
-
-    def keep(self, set_id: int, frontend: bytes, *, stays: bool) -> None:
-        """Know a frontend that was found beside those of known sets: it stays, or goes with ``leave``."""
-        self._owner[frontend] = set_id
-        if not stays:
-            self._left[frontend] = set_id
+    def _flip(self, each: EndpointSet, generation: int, count: int) -> None:
+        self._sets.put(set_key(each.id), abi.Set(generation, count, each.flags).pack())
 
     def create(self, fresh: Iterable[EndpointSet]) -> None:
-        """Write new sets, many at a time: all slots before any frontend. Demand is the caller's to check."""
+        """Write new sets, many at a time: all slots before any set. Demand is the caller's to check."""
         batch: list[EndpointSet] = []
         count = 0
-        for endpoints in fresh:
-            batch.append(endpoints)
-            count += endpoints.count
+        for each in fresh:
+            batch.append(each)
+            count += each.count
             if count >= BATCH:
                 self._publish(batch)
                 batch, count = [], 0
         self._publish(batch)
 
     def _publish(self, batch: list[EndpointSet]) -> None:
+        if not batch:
+            return
+        members = [key for each in batch if each.members for key in member_keys(each.id, set(records(each.run)))]
+        if members:
+            self._members.put_batch(members, [_MEMBER] * len(members))
+            self.used["members"] += len(members)
         keys = b"".join([slot_keys(e.id, e.generation, 0, e.count) for e in batch])
         if keys:
             self._slots.put_batch(keys, b"".join([bytes(e.run) for e in batch]))
-        if batch:
-            entries = b"".join([abi.Service(e.id, e.generation, e.count).pack() for e in batch])
-            self._services.put_batch(b"".join([e.frontend for e in batch]), entries)
-            for each in batch:
-                self._owner[each.frontend] = each.id
-                self._left.pop(each.frontend, None)
-            self.turns += 1
-            self.used += sum(e.count for e in batch)
-
-    def renew(self, endpoints: EndpointSet, run: bytes) -> None:
-        """Replace the whole set: a new generation, the flip, the old one's end."""
-        count = len(run) // RECORD
-        self.demand(count)
+            self.used["slots"] += sum(e.count for e in batch)
+        self._sets.put_batch(b"".join([set_key(e.id) for e in batch]), b"".join([e.entry() for e in batch]))
+        self.used["sets"] += len(batch)
         self.turns += 1
-        generation = (endpoints.generation + 1) & 0xFFFFFFFF
+
+    def enrol(self, each: EndpointSet) -> None:
+        """Make members of all backends of a set."""
+        keys = member_keys(each.id, dict.fromkeys(records(each.run)))
+        self.demand(members=len(keys))
+        self._join(keys)
+        each.members = True
+
+    def dismiss(self, each: EndpointSet) -> None:
+        """Let a set have no members: nobody asks for them any more."""
+        self._part(member_keys(each.id, dict.fromkeys(records(each.run))))
+        each.members = False
+
+    def expel(self, set_id: int, backends: Collection[bytes]) -> None:
+        """Remove members that may be there."""
+        self._members.delete_batch(member_keys(set_id, backends))
+
+    def _join(self, keys: list[bytes]) -> None:
+        if len(keys) == 1:
+            self._members.put(keys[0], _MEMBER)
+        elif keys:
+            self._members.put_batch(keys, [_MEMBER] * len(keys))
+        self.used["members"] += len(keys)
+
+    def _part(self, keys: list[bytes]) -> None:
+        if keys:
+            self._members.delete_batch(keys)
+        self.used["members"] -= len(keys)
+
+    def put(self, each: EndpointSet, made: Made) -> None:
+        """Replace the whole set: a new generation, the flip, the old one's end; slot by slot where two have no room."""
+        old, new = dict.fromkeys(records(each.run)), dict.fromkeys(records(made.run))
+        gone, come = [key for key in old if key not in new], [key for key in new if key not in old]
+        count, twice = len(made.run) // RECORD, len(made.run) // RECORD <= self.room("slots")
+        self.demand(0 if twice else count - each.count, members=len(come) - len(gone) if each.members else 0)
+        self.turns += bool(gone)
+        if each.members:
+            self._part(member_keys(each.id, gone))
+            self._join(member_keys(each.id, come))
+        each.flags = made.flags
+        if twice:
+            self._renew(each, made.run)
+        else:
+            self._overwrite(each, made.run)
+
+    def _renew(self, each: EndpointSet, run: bytes) -> None:
+        generation, count = (each.generation + 1) & 0xFFFFFFFF, len(run) // RECORD
         if count:
-            self._slots.put_batch(slot_keys(endpoints.id, generation, 0, count), run)
-        self._flip(endpoints, generation, count)
-        self.used += count
-        old_keys = slot_keys(endpoints.id, endpoints.generation, 0, endpoints.count)
-        self.used -= endpoints.count
-        endpoints.generation, endpoints.run = generation, bytearray(run)
+            self._slots.put_batch(slot_keys(each.id, generation, 0, count), run)
+            self.used["slots"] += count
+        self._flip(each, generation, count)
+        old_keys = slot_keys(each.id, each.generation, 0, each.count)
+        self.used["slots"] -= each.count
+        each.generation, each.run = generation, bytearray(run)
         self._slots.delete_batch(split_keys(old_keys))
 
-    def change(self, endpoints: EndpointSet, removed: list[bytes], added: list[bytes]) -> None:
+    def _overwrite(self, each: EndpointSet, run: bytes) -> None:
+        wanted, before = records(run), each.count
+        for index, record in enumerate(wanted):
+            if each.run[index * RECORD : (index + 1) * RECORD] != record:
+                self._put(each, index, record)
+                each.run[index * RECORD : (index + 1) * RECORD] = record
+        self._flip(each, each.generation, len(wanted))
+        self.used["slots"] += len(wanted) - before
+        del each.run[len(run) :]
+        self._slots.delete_batch(split_keys(slot_keys(each.id, each.generation, len(wanted), before)))
+
+    def change(self, each: EndpointSet, removed: list[bytes], added: list[bytes], flags: int) -> None:
         """Take some backends out and put some in, slot by slot; a pair of the two is one write."""
         pairs = min(len(removed), len(added))
         self.turns += bool(removed)
+        if each.flags != flags:
+            each.flags = flags
+            if len(removed) == len(added):  # no other write says so
+                self._flip(each, each.generation, each.count)
         for old, new in zip(removed[:pairs], added[:pairs], strict=True):
-            self._replace(endpoints, find(endpoints.run, old), new)
+            self._substitute(each, find(each.run, old), new, old)
         for record in added[pairs:]:
-            self._append(endpoints, record)
+            self._append(each, record)
         for record in removed[pairs:]:
-            self._remove(endpoints, find(endpoints.run, record))
+            self._remove(each, find(each.run, record), record)
 
-    def _put(self, endpoints: EndpointSet, index: int, record: bytes) -> None:
-        self._slots.put(_HEAD.pack(endpoints.id, endpoints.generation) + index.to_bytes(4, "little"), record)
+    def _put(self, each: EndpointSet, index: int, record: bytes) -> None:
+        self._slots.put(_HEAD.pack(each.id, each.generation) + index.to_bytes(4, "little"), record)
 
-    def _replace(self, endpoints: EndpointSet, index: int, record: bytes) -> None:
-        self._put(endpoints, index, record)
-        endpoints.run[index * RECORD : (index + 1) * RECORD] = record
+    def _substitute(self, each: EndpointSet, index: int, record: bytes, old: bytes) -> None:
+        if each.members:
+            self._part(member_keys(each.id, [old]))
+            self._join(member_keys(each.id, [record]))
+        self._replace(each, index, record)
 
-    def _append(self, endpoints: EndpointSet, record: bytes) -> None:
-        self.demand(1)
-        count = endpoints.count
-        self._put(endpoints, count, record)
-        self._flip(endpoints, endpoints.generation, count + 1)
-        endpoints.run += record
-        self.used += 1
+    def _replace(self, each: EndpointSet, index: int, record: bytes) -> None:
+        self._put(each, index, record)
+        each.run[index * RECORD : (index + 1) * RECORD] = record
 
-    def _remove(self, endpoints: EndpointSet, index: int) -> None:
-        last = endpoints.count - 1
-        record = bytes(endpoints.run[last * RECORD :])
+    def _append(self, each: EndpointSet, record: bytes) -> None:
+        self.demand(1, members=int(each.members))
+        if each.members:
+            self._join(member_keys(each.id, [record]))
+        count = each.count
+        self._put(each, count, record)
+        self._flip(each, each.generation, count + 1)
+        each.run += record
+        self.used["slots"] += 1
+
+    def _remove(self, each: EndpointSet, index: int, gone: bytes) -> None:
+        if each.members:
+            self._part(member_keys(each.id, [gone]))
+        last = each.count - 1
         if index != last:
-            self._replace(endpoints, index, record)
-        self._flip(endpoints, endpoints.generation, last)
-        del endpoints.run[last * RECORD :]
-        self.used -= 1
-        self._slots.delete(_HEAD.pack(endpoints.id, endpoints.generation) + last.to_bytes(4, "little"))
+            self._replace(each, index, bytes(each.run[last * RECORD :]))
+        self._flip(each, each.generation, last)
+        del each.run[last * RECORD :]
+        self.used["slots"] -= 1
+        self._slots.delete(_HEAD.pack(each.id, each.generation) + last.to_bytes(4, "little"))
 
-    def move(self, endpoints: EndpointSet, frontend: bytes) -> None:
-        """Let another frontend lead to the set, too: the old one goes with ``leave``, before unless both fit."""
-        old = endpoints.frontend
+    def remove(self, each: EndpointSet) -> None:
+        """Take away a set that no frontend leads to."""
         self.turns += 1
-        if not self.owns(frontend) and self.frontend_room < 1:
-            self.leave()
-            if self.frontend_room < 1:
-                self._leave(endpoints.id, old)
-        self._flip(endpoints, endpoints.generation, endpoints.count, frontend)
-        endpoints.frontend = frontend
-        if self._owner.get(old) == endpoints.id:
-            self._left[old] = endpoints.id
-
-    def remove_set(self, endpoints: EndpointSet) -> None:
-        """Take a set away: the frontend first."""
-        self.turns += 1
-        self._leave(endpoints.id, endpoints.frontend)
-        keys = slot_keys(endpoints.id, endpoints.generation, 0, endpoints.count)
-        self.used -= endpoints.count
-        endpoints.run = bytearray()
+        self._sets.delete(set_key(each.id))
+        self.used["sets"] -= 1
+        if each.members:
+            self.dismiss(each)
+        keys = slot_keys(each.id, each.generation, 0, each.count)
+        self.used["slots"] -= each.count
+        each.run = bytearray()
         self._slots.delete_batch(split_keys(keys))
 
-    def read_back(self, set_id: int, frontend: bytes) -> EndpointSet | None:
+    def read_back(self, set_id: int) -> EndpointSet | None:
         """Return one set as the kernel has it, or None; a missing slot shows as a record of zeros."""
-        raw = self._services.get(frontend)
+        raw = self._sets.get(set_key(set_id))
         if raw is None:
             return None
-        service = abi.Service.unpack(raw)
-        if service.id != set_id:
-            return None
-        keys = split_keys(slot_keys(set_id, service.generation, 0, service.count))
+        found = abi.Set.unpack(raw)
+        keys = split_keys(slot_keys(set_id, found.generation, 0, found.count))
         run = bytearray(b"".join([self._slots.get(key) or bytes(RECORD) for key in keys]))
-        endpoints = EndpointSet(set_id, frontend, service.generation, run)
-        self.adopt(endpoints)
-        return endpoints
+        self.turns += 1
+        return EndpointSet(set_id, found.generation, run, found.flags)

@@ -4,14 +4,18 @@ A connection is two entries, one for each direction, refreshed together (``bpf/l
 are; one whose other half is gone (the LRU evicted it, or another connection took its place) is judged alone. The
 datapath follows the same time-outs: what is swept here, it would not have used.
 
-A client of UDP may send from one port forever, and its flow lives as long: also one to a backend that its service has
-lost, or one that began before its destination was a service. Those are astray, and go with both halves, so that the
-next packet chooses anew. So do TCP connections that nobody has answered yet; what is established stays where it is.
+A client of UDP may send from one port forever, and its flow lives as long: also one to a backend that does not serve
+any more, or one that began before its destination was a service. Those are astray, and go with both halves, so that the
+next packet chooses anew (as pkg/proxy/conntrack of Kubernetes has it; we don't wait for another backend). So do TCP and
+SCTP connections that nobody has answered yet and whose backend would not be chosen now. What is established stays where
+it is, also while its backend terminates; once that is in no slice of the service any more, both halves are marked
+``GONE``, and the next packet of either side is answered with a reset.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -20,6 +24,7 @@ from ebpfnet import abi
 from ebpfnet.abi import FlowFlag, FlowState
 from ebpfnet.maps.table import Table
 from ebpfnet.reconcile.pods import NO_WIRE
+from ebpfnet.reconcile.routes import Fate
 
 T = TypeVar("T")
 
@@ -27,9 +32,10 @@ SECOND = 1_000_000_000
 BATCH = 64  # entries that are looked at again while the guard is held: a few milliseconds
 SIZE = abi.Tuple.size()
 _KEY = struct.Struct("16s20xB3x")  # source, protocol
-_VALUE = struct.Struct("16x16s8xQ8x10s2x10s2xBB6x")  # to.destination, seen_ns, from, deliver, state, flags
+_VALUE = struct.Struct("16x16s8xQ16x10s2x10s2xBB6x")  # to.destination, seen_ns, from, deliver, state, flags
 _DESTINATION = struct.Struct("16x16s2x4s2x")  # of a key: address; port, protocol and padding as in struct frontend
-_ROUTE = struct.Struct("16x16s2x2s12xQ24xBB6x")  # to.destination, its port, service, state, flags
+_ROUTE = struct.Struct("16x16s2x2s12xQ32xBB6x")  # to.destination, its port, service, state, flags
+_FLAGS = 89  # where the flags are in a value
 _PROTOCOL = 2  # where the protocol is in what ``_DESTINATION`` yields second
 assert {_KEY.size, _DESTINATION.size} == {SIZE}
 assert {_VALUE.size, _ROUTE.size} == {abi.Flow.size()}
@@ -44,11 +50,19 @@ class Routes(Protocol):
     def is_frontend(self, frontend: bytes) -> bool:
         """Say whether packets to a packed ``Frontend`` are translated."""
 
-    def leads_to(self, frontend: bytes, backend: bytes) -> bool:
-        """Say whether a packed ``Frontend`` may lead to a packed ``Backend``."""
+    def fate(self, frontend: bytes, backend: bytes) -> Fate:
+        """Say what a packed ``Backend`` is to a packed ``Frontend``."""
 
 
-Way = tuple[bytes, bytes | None]
+class Stage(enum.IntEnum):
+    """What a flow asks of its backend."""
+
+    DATAGRAMS = 0
+    UNANSWERED = 1
+    ESTABLISHED = 2
+
+
+Way = tuple[bytes, bytes | None, Stage]
 """Packed destination of a packet, and the backend that its flow leads to; None: no service's."""
 
 
@@ -57,6 +71,9 @@ class Flows(Table, Protocol):
 
     def chunks(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield (joined keys, joined values) of all entries."""
+
+    def replace(self, key: bytes, value: bytes) -> bool:
+        """Put a value in the place of another; False when there is none."""
 
 
 def timeouts(protocol: int) -> tuple[int, int, int]:
@@ -69,15 +86,17 @@ def timeouts(protocol: int) -> tuple[int, int, int]:
     return tuple(value * SECOND for value in seconds)  # type: ignore[return-value]  # three in, three out
 
 
-_UDP, _TCP = int(abi.Protocol.UDP), int(abi.Protocol.TCP)
+_UDP, _TCP, _SCTP = int(abi.Protocol.UDP), int(abi.Protocol.TCP), int(abi.Protocol.SCTP)
+_REPLY, _HOST, _GONE = int(FlowFlag.REPLY), int(FlowFlag.HOST), int(FlowFlag.GONE)
 _TIMEOUTS = [timeouts(number) for number in range(256)]
 
 
 class Swept(NamedTuple):
-    """What a sweep did."""
+    """What a sweep did: entries seen, removed, and marked for the end of their connections."""
 
     seen: int
     removed: int
+    ended: int = 0
 
 
 def idle(keys: bytes, values: bytes, now_ns: int) -> Iterator[bytes]:
@@ -92,7 +111,8 @@ def misled(keys: bytes, values: bytes, wires: Wires) -> Iterator[bytes]:
     """Yield the keys of entries that hold another wire for an address than its pod has now.
 
     A flow that began before its pod had a wire is one of them: the pod's answers would count as spoofed. Flows opened
-    on another plugin's wire are not: there nothing depends on it.
+    on another plugin's wire are not: there nothing depends on it. Of what the node asked itself, one end is an
+    interface of the host's.
     """
     if wires is None:
         return
@@ -101,25 +121,45 @@ def misled(keys: bytes, values: bytes, wires: Wires) -> Iterator[bytes]:
     for index, ((source, _), (destination, _, from_, deliver, _, flags)) in enumerate(rows):
         if flags & FlowFlag.BESIDE:
             continue
-        if from_ != wire(source, NO_WIRE) or deliver != wire(destination, NO_WIRE):
+        asks, answers = flags & (_HOST | _REPLY) == _HOST, flags & (_HOST | _REPLY) == _HOST | _REPLY
+        if (from_ != wire(source, NO_WIRE) and not asks) or (deliver != wire(destination, NO_WIRE) and not answers):
             yield keys[index * SIZE : (index + 1) * SIZE]
 
 
 def ways(keys: bytes, values: bytes) -> Iterator[tuple[bytes, Way]]:
-    """Yield (key, way) of the entries that may be astray: of those who ask, UDP and what is unanswered of TCP."""
+    """Yield (key, way) of the entries that may be astray, of those who ask."""
     rows = zip(_DESTINATION.iter_unpack(keys), _ROUTE.iter_unpack(values), strict=True)
     for index, ((address, port), (backend, backend_port, service, state, flags)) in enumerate(rows):
         protocol = port[_PROTOCOL]
-        if flags & FlowFlag.REPLY or (protocol != _UDP and (protocol != _TCP or state != FlowState.NEW)):
+        if flags & _REPLY:
             continue
-        way = (address + port, backend + backend_port + b"\0\0" if service else None)
+        if protocol == _UDP:
+            stage = Stage.DATAGRAMS
+        elif protocol not in {_TCP, _SCTP}:
+            continue
+        elif state == FlowState.NEW:
+            stage = Stage.UNANSWERED
+        elif state == FlowState.ESTABLISHED and service and not flags & _GONE:
+            stage = Stage.ESTABLISHED
+        else:
+            continue
+        way = (address + port, backend + backend_port + b"\0\0" if service else None, stage)
         yield keys[index * SIZE : (index + 1) * SIZE], way
 
 
 def astray(way: Way, routes: Routes) -> bool:
-    """Say whether no packet would take this way now."""
-    frontend, backend = way
-    return routes.is_frontend(frontend) if backend is None else not routes.leads_to(frontend, backend)
+    """Say whether no packet should take this way now."""
+    frontend, backend, stage = way
+    if backend is None:
+        return routes.is_frontend(frontend)
+    fate = routes.fate(frontend, backend)
+    match stage:
+        case Stage.DATAGRAMS:
+            return fate > Fate.SERVING
+        case Stage.UNANSWERED:
+            return fate > Fate.CHOSEN
+        case Stage.ESTABLISHED:  # a service that is gone as a whole does not end what it began
+            return fate == Fate.GONE
 
 
 def _reverse(key: bytes) -> bytes:
@@ -127,21 +167,34 @@ def _reverse(key: bytes) -> bytes:
     return key[16:32] + key[:16] + key[34:36] + key[32:34] + key[36:]
 
 
-def doomed(flows: Table, key: bytes, now_ns: int, wires: Wires, routes: Routes | None) -> list[bytes]:
-    """Return what goes with a key, as the table is at this moment: nothing, the entry, or both halves."""
+class Doom(NamedTuple):
+    """What is to be done with entries: ``remove`` them, or mark them to ``end``."""
+
+    remove: list[bytes]
+    end: list[tuple[bytes, bytes]]
+
+
+def doomed(flows: Table, key: bytes, now_ns: int, wires: Wires, routes: Routes | None) -> Doom:
+    """Return what is to be done because of a key, as the table is at this moment."""
     value = flows.get(key)
     if value is None:
-        return []
+        return Doom([], [])
     if any(misled(key, value, wires)):
-        return [key]
+        return Doom([key], [])
     other_key = _reverse(value[:SIZE])
     other = flows.get(other_key)
     if other is not None and other[:SIZE] != _reverse(key):
         other = None  # another connection's
-    if routes and any(astray(way, routes) for _, way in ways(key, value)):
-        return [key] if other is None else [other_key, key]  # or an answer would restore what is gone
+    both = [(key, value)] if other is None else [(other_key, other), (key, value)]  # or an answer would restore one
+    for _, way in ways(key, value) if routes else ():
+        if routes and astray(way, routes):
+            return Doom([], both) if way[2] == Stage.ESTABLISHED else Doom([each for each, _ in both], [])
     over = any(idle(key, value, now_ns)) and (other is None or any(idle(other_key, other, now_ns)))
-    return [key] if over else []
+    return Doom([key] if over else [], [])
+
+
+def _ended(value: bytes) -> bytes:
+    return value[:_FLAGS] + bytes((value[_FLAGS] | _GONE,)) + value[_FLAGS + 1 :]
 
 
 def sweep(
@@ -156,9 +209,9 @@ def sweep(
     ``wires`` and ``routes`` are asked under ``guard``, with which pods and services do not change between the second
     look and the removal. It is held for a few milliseconds at a time. Raises ``TableError``.
     """
-    seen = removed = 0
+    seen = removed = ended = 0
     pending: dict[bytes, None] = {}
-    asking: dict[Way, list[bytes]] = {}
+    known: dict[Way, bool] = {}  # whether a way is astray
     first = wires()
     guard = guard or contextlib.nullcontext()
     for keys, values in flows.chunks():
@@ -166,20 +219,21 @@ def sweep(
         pending |= dict.fromkeys(idle(keys, values, now_ns))
         pending |= dict.fromkeys(misled(keys, values, first))
         if routes:
-            for key, way in ways(keys, values):
-                asking.setdefault(way, []).append(key)
-    for asked in _batches(list(asking)):
-        with guard:
-            lost = [way for way in asked if routes and astray(way, routes)]
-        for way in lost:
-            pending |= dict.fromkeys(asking[way])
+            going = list(ways(keys, values))
+            for asked in _batches([way for way in dict.fromkeys(way for _, way in going) if way not in known]):
+                with guard:
+                    known |= {way: astray(way, routes) for way in asked}
+            pending |= dict.fromkeys(key for key, way in going if known[way])
     for batch in _batches(list(pending)):
         with guard:
             now = wires()
-            gone = dict.fromkeys(each for key in batch for each in doomed(flows, key, now_ns, now, routes))
+            dooms = [doomed(flows, key, now_ns, now, routes) for key in batch]
+            gone = dict.fromkeys(key for doom in dooms for key in doom.remove)
             flows.delete_batch(list(gone))
+            # The rest of an entry is the datapath's: what it adds in this moment, a packet or two, is lost.
+            ended += sum(flows.replace(key, _ended(value)) for doom in dooms for key, value in doom.end)
         removed += len(gone)
-    return Swept(seen, removed)
+    return Swept(seen, removed, ended)
 
 
 def _batches(items: list[T]) -> Iterator[list[T]]:

@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebpfnet import abi
-from ebpfnet.compile.services import compile_slice
+from ebpfnet.compile.endpoints import Place, compile_slice
 from ebpfnet.maps import dump
 from ebpfnet.maps.faulty import FaultyTable
 from ebpfnet.maps.memory import MemoryTable
 from ebpfnet.model.facts import Change, Delete, EndpointSlice, Service, Synced, Upsert
 from ebpfnet.reconcile.diff import records
+from ebpfnet.reconcile.frontends import sets_of
 from ebpfnet.reconcile.reconciler import Reconciler
+from ebpfnet.reconcile.sets import set_key
 from tests.cluster import TCP, Clock, memory_tables, piece, pod, run, service, settle, wire, writes
 
 NAMES = ("a", "b", "c")
@@ -99,7 +101,7 @@ def test_failing_writes_change_nothing_in_the_end(changes, seed: int):
 @settings(max_examples=150, deadline=None)
 @given(st.lists(events, max_size=25), st.integers(1, 14), st.integers(1, 3), st.integers(1, 2))
 def test_small_tables_hold_what_fits_and_the_rest_follows_when_there_is_room(changes, slots, services, pods):
-    tables = memory_tables(slots=slots, services=services, pods=pods)
+    tables = memory_tables(slots=slots, services=services + 1, pods=pods)  # and a mark of the address
     reconciler = Reconciler(tables, "node-a", clock := Clock())
     reconciler.set_wires(WIRES)
     reconciler.apply([Synced()])
@@ -142,15 +144,13 @@ def test_after_every_single_write_a_frontend_leads_to_backends_that_were_right(c
     ever: dict[bytes, set[bytes]] = {}
     for change in changes:
         if isinstance(change, Upsert) and isinstance(change.fact, EndpointSlice):
-            for set_id, packed in compile_slice(change.fact).items():
-                ever.setdefault(set_id.to_bytes(8, "little"), set()).update(records(packed))
+            for group, made in compile_slice(change.fact, Place("node-a")).items():
+                ever.setdefault(group.to_bytes(8, "little"), set()).update(records(made.listed))
 
     def check() -> None:
-        for item in tables["services"].items():
-            entry = abi.Service.unpack(item[1])
-            for index in range(entry.count):
-                backend = tables["slots"].get(abi.Slot(entry.id, entry.generation, index).pack())
-                assert backend in ever[entry.id.to_bytes(8, "little")]
+        for *_, value in tables["services"].items():
+            for set_id in sets_of(value):
+                assert in_slots(tables, set_id) <= ever.get(set_id.to_bytes(8, "little"), set())
 
     for table in tables.values():
         table.check = check  # type: ignore[attr-defined]
@@ -259,11 +259,16 @@ def entries(tables) -> dict[str, dict[bytes, bytes]]:
     return {name: dict(table.items()) for name, table in tables.items()}
 
 
-def backends(tables, frontend: bytes) -> set[bytes]:
-    """Where a frontend leads; all of its slots are there."""
-    found = abi.Service.unpack(tables["services"].get(frontend))
-    slots = [abi.Slot(found.id, found.generation, index).pack() for index in range(found.count)]
+def in_slots(tables, set_id: int) -> set[bytes]:
+    """The backends of a set; all of its slots are there."""
+    found = abi.Set.unpack(tables["sets"].get(set_key(set_id)))
+    slots = [abi.Slot(set_id, found.generation, index).pack() for index in range(found.count)]
     return {tables["slots"].get(slot) for slot in slots}
+
+
+def backends(tables, frontend: bytes) -> set[bytes]:
+    """Where a frontend leads."""
+    return {each for set_id in sets_of(tables["services"].get(frontend)) for each in in_slots(tables, set_id)}
 
 
 @settings(max_examples=200, deadline=None)
@@ -308,5 +313,5 @@ def rest_of(rest, more):
 
 
 def expected_slots(tables) -> set[bytes]:
-    found = (abi.Service.unpack(value) for _, value in tables["services"].items())
-    return {abi.Slot(each.id, each.generation, index).pack() for each in found for index in range(each.count)}
+    found = [(int.from_bytes(key, "little"), abi.Set.unpack(value)) for key, value in tables["sets"].items()]
+    return {abi.Slot(key, each.generation, index).pack() for key, each in found for index in range(each.count)}

@@ -13,14 +13,15 @@ from ebpfnet.maps.faulty import FaultyTable
 from ebpfnet.model.facts import Accepted, Change, Delete, Problem, Refused, Synced, Upsert
 from ebpfnet.reconcile.pods import WIRE
 from ebpfnet.reconcile.reconciler import Reconciler
-from tests.cluster import SCTP, TCP, Clock, memory_tables, piece, pod, run, service, settle, wire, writes
+from ebpfnet.reconcile.routes import Fate
+from tests.cluster import SCTP, TCP, Clock, memory_tables, piece, pod, run, service, settle, unmarked, wire, writes
 
 WEB = service("web", "10.96.0.1")
 
 
 def test_a_service_leads_to_its_ready_endpoints():
     lines = run([Upsert(WEB), Upsert(piece("web", "a", ["10.0.0.1", "10.0.0.2"], not_ready=["10.0.0.3"]))])
-    assert lines == [
+    assert unmarked(lines) == [
         "BACKEND default/web:http 10.96.0.1:80/TCP 10.0.0.1:8080",
         "BACKEND default/web:http 10.96.0.1:80/TCP 10.0.0.2:8080",
         "SERVICE default/web:http 10.96.0.1:80/TCP backends=2",
@@ -33,7 +34,7 @@ def test_a_slice_may_come_before_its_service():
 
 
 def test_a_service_without_endpoints_refuses():
-    assert run([Upsert(WEB)]) == ["SERVICE default/web:http 10.96.0.1:80/TCP backends=0"]
+    assert unmarked(run([Upsert(WEB)])) == ["SERVICE default/web:http 10.96.0.1:80/TCP backends=0"]
 
 
 def test_families_are_two_sets():
@@ -62,8 +63,9 @@ def test_nothing_is_written_or_deleted_before_synced():
     reconciler = Reconciler(tables, "node-a")
     reconciler.apply([Upsert(WEB)])
     assert [key for key, _ in tables["services"].items()] == [stray]
+    assert writes(tables) == 1
     reconciler.apply([Synced()])
-    assert dump.summary(tables) == ["SERVICE default/web:http 10.96.0.1:80/TCP backends=0"]
+    assert unmarked(dump.summary(tables)) == ["SERVICE default/web:http 10.96.0.1:80/TCP backends=0"]
 
 
 def test_restart_with_nothing_changed_writes_nothing():
@@ -98,12 +100,12 @@ def test_one_cluster_ip_belongs_to_the_older_service_and_the_other_is_named():
     tables = memory_tables()
     reconciler = Reconciler(tables, "node-a")
     reconciler.apply([Upsert(new), Upsert(old), Synced()])
-    assert dump.summary(tables) == ["SERVICE default/b:http 10.96.0.1:80/TCP backends=0"]
+    assert unmarked(dump.summary(tables)) == ["SERVICE default/b:http 10.96.0.1:80/TCP backends=0"]
     assert [str(p) for p in reconciler.problems] == [
-        "Service default/a: spec.clusterIPs[0]: 10.96.0.1 belongs to Service default/b, which is older"
+        "Service default/a: spec.clusterIPs[0]: 10.96.0.1:80/TCP belongs to Service default/b, which is older"
     ]
     reconciler.apply([Delete(old.ref)])
-    assert dump.summary(tables) == ["SERVICE default/a:http 10.96.0.1:80/TCP backends=0"]
+    assert unmarked(dump.summary(tables)) == ["SERVICE default/a:http 10.96.0.1:80/TCP backends=0"]
     assert reconciler.problems == []
 
 
@@ -142,7 +144,7 @@ def test_a_cluster_ip_that_moves_leaves_nothing_behind():
     reconciler = Reconciler(tables, "node-a")
     reconciler.apply([Upsert(WEB), Upsert(piece("web", "a", ["10.0.0.1"])), Synced()])
     reconciler.apply([Upsert(service("web", "10.96.0.9"))])
-    assert dump.summary(tables) == [
+    assert unmarked(dump.summary(tables)) == [
         "BACKEND default/web:http 10.96.0.9:80/TCP 10.0.0.1:8080",
         "SERVICE default/web:http 10.96.0.9:80/TCP backends=1",
     ]
@@ -163,7 +165,7 @@ def test_a_port_without_a_name_is_named_by_its_number():
     feed = Upsert(piece("web", "a", ["10.0.0.1"], ports=[("", TCP, 8080)]))
     reconciler.apply([Upsert(service("web", "10.96.0.1", ports=[("", TCP, 80)])), feed, Synced()])
     reconciler.apply([Upsert(service("web", "10.96.0.1", ports=[("", TCP, 81)]))])
-    assert dump.summary(tables) == [
+    assert unmarked(dump.summary(tables)) == [
         "BACKEND default/web:81 10.96.0.1:81/TCP 10.0.0.1:8080",
         "SERVICE default/web:81 10.96.0.1:81/TCP backends=1",
     ]
@@ -174,17 +176,16 @@ def test_a_name_longer_than_its_table_loses_its_end_for_show_only():
     tables = memory_tables()
     reconciler = Reconciler(tables, "node-a")
     reconciler.apply([Upsert(service(namespace_and_name, "10.96.0.1")), Upsert(service("y", "10.96.0.2")), Synced()])
-    lines = dump.summary(tables)
+    lines = unmarked(dump.summary(tables))
     assert len(lines) == 2
     assert lines[0].startswith("SERVICE default/xxx")
     assert "x… " in lines[0]
 
 
-def test_sctp_ports_are_named_and_the_others_served():
+def test_sctp_ports_are_served_like_any():
     mixed = service("web", "10.96.0.1", ports=[("http", TCP, 80), ("s", SCTP, 81)])
-    reconciler = Reconciler(memory_tables(), "node-a")
-    reconciler.apply([Upsert(mixed), Synced()])
-    assert [p.field for p in reconciler.problems] == ["spec.ports[1].protocol"]
+    feed = piece("web", "a", ["10.0.0.1"], ports=[("s", SCTP, 8081)])
+    assert "BACKEND default/web:s 10.96.0.1:81/SCTP 10.0.0.1:8081" in run([Upsert(mixed), Upsert(feed)])
 
 
 def test_what_does_not_fit_is_named_and_the_last_good_version_stays():
@@ -279,15 +280,15 @@ def packed(frontend: tuple[str, int, int], backend: tuple[str, int] = ("0.0.0.0"
 def test_flows_are_judged_by_what_the_tables_hold():
     web, closed = ("10.96.0.1", 80, TCP), ("10.96.0.1", 81, TCP)
     reconciler = Reconciler(memory_tables(), "node-a")
-    assert reconciler.leads_to(*packed(web, ("10.0.0.1", 8080))), "nobody knows yet"
+    assert reconciler.fate(*packed(web, ("10.0.0.1", 8080))) == Fate.CHOSEN, "nobody knows yet"
     reconciler.apply([Upsert(WEB), Upsert(piece("web", "a", ["10.0.0.1"])), Synced()])
     assert [reconciler.is_frontend(packed(each)[0]) for each in (web, closed)] == [True, False]
     backends = [("10.0.0.1", 8080), ("10.0.0.1", 8081), ("10.0.0.2", 8080)]
-    assert [reconciler.leads_to(*packed(web, each)) for each in backends] == [True, False, False]
-    assert not reconciler.leads_to(*packed(closed, ("10.0.0.1", 8080)))
+    assert [reconciler.fate(*packed(web, each)) for each in backends] == [Fate.CHOSEN, Fate.GONE, Fate.GONE]
+    assert reconciler.fate(*packed(closed, ("10.0.0.1", 8080))) == Fate.NO_SERVICE
     reconciler.apply([Delete(WEB.ref)])
     assert not reconciler.is_frontend(packed(web)[0])
-    assert not reconciler.leads_to(*packed(web, ("10.0.0.1", 8080)))
+    assert reconciler.fate(*packed(web, ("10.0.0.1", 8080))) == Fate.NO_SERVICE
 
 
 def test_a_set_that_could_not_be_written_leads_anywhere():
@@ -298,11 +299,11 @@ def test_a_set_that_could_not_be_written_leads_anywhere():
     faulty.left = 1000
     reconciler.apply([Upsert(piece("web", "a", ["10.0.0.2"]))])
     gone = packed(("10.96.0.1", 80, TCP), ("10.0.0.1", 8080))
-    assert reconciler.leads_to(*gone)
+    assert reconciler.fate(*gone) == Fate.CHOSEN
     faulty.left = 0
     before = reconciler.turns
     settle(reconciler, clock)
-    assert not reconciler.leads_to(*gone)
+    assert reconciler.fate(*gone) == Fate.GONE
     assert reconciler.turns > before
 
 
@@ -329,7 +330,7 @@ def test_two_pods_with_one_address_are_named():
     reconciler = Reconciler(tables := memory_tables(), "node-a")
     reconciler.apply([Upsert(pod("a", "10.0.0.1")), Upsert(pod("b", "10.0.0.1")), Synced()])
     reconciler.set_wires({"default/a": wire(1), "default/b": wire(2)})
-    assert dump.summary(tables) == ["POD default/a 10.0.0.1 ifindex=1 mac=02:00:00:00:00:01"]
+    assert unmarked(dump.summary(tables)) == ["POD default/a 10.0.0.1 ifindex=1 mac=02:00:00:00:00:01"]
     assert [str(p) for p in reconciler.problems] == [
         "Pod default/b: status.podIPs: 10.0.0.1 already belongs to Pod default/a"
     ]

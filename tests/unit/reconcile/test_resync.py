@@ -71,13 +71,16 @@ def drifted(slots: int = 300) -> tuple[Reconciler, dict[str, MemoryTable], Clock
 def test_whatever_the_tables_hold_is_put_right():
     reconciler, tables, clock, right = drifted()
     chance = random.Random(1)
-    for name, count in (("services", 5), ("slots", 100), ("names", 5), ("pods", 1)):
+    for name, count in (("services", 5), ("sets", 5), ("slots", 100), ("names", 5), ("pods", 1)):
         for key in chance.sample(sorted(tables[name].entries), count):
             del tables[name].entries[key]
         for key in chance.sample(sorted(tables[name].entries), count - 1):
             tables[name].entries[key] = bytes(tables[name].spec.value_size)
     stray = abi.Frontend(bytes(16), 1, TCP).pack()
-    tables["services"].put(stray, abi.Service(7, 1, 1).pack())
+    tables["services"].put(stray, abi.Service(7, 7).pack())
+    tables["sets"].put((7).to_bytes(8, "little"), abi.Set(1, 1).pack())
+    tables["members"].put(abi.Member(7, abi.Backend(bytes(16), 1)).pack(), bytes(4))
+    tables["ranges"].put(abi.Range(64, 7, bytes(16)).pack(), bytes(4))
     tables["slots"].put(abi.Slot(7, 1, 0).pack(), bytes(20))
     tables["names"].put(bytes(8), bytes(abi.NAME_SIZE))
     settle(reconciler, clock)

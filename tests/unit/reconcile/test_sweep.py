@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import ipaddress
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from ebpfnet import abi
 from ebpfnet.abi import FlowFlag, FlowState, Protocol
 from ebpfnet.maps.memory import MemoryTable
 from ebpfnet.reconcile.pods import NO_WIRE, WIRE
+from ebpfnet.reconcile.routes import Fate
 from ebpfnet.reconcile.sweep import SECOND, idle, misled, sweep
 from tests.cluster import wire
 
@@ -36,8 +38,8 @@ def connection(
     here, none = wire(ifindex) if ifindex else abi.Wire(0, bytes(6)), abi.Wire(0, bytes(6))
     seen = NOW - int(idle_s * SECOND)
     return (
-        (asked.pack(), abi.Flow(there, seen, service, here, none, state, nat, 0).pack()),
-        (back.pack(), abi.Flow(asked.reverse(), seen, service, none, here, state, FlowFlag.REPLY | nat, 0).pack()),
+        (asked.pack(), abi.Flow(there, seen, service, 0, here, none, state, nat, 0).pack()),
+        (back.pack(), abi.Flow(asked.reverse(), seen, service, 0, none, here, state, FlowFlag.REPLY | nat, 0).pack()),
     )
 
 
@@ -144,7 +146,7 @@ def test_a_packet_later_than_our_clock_is_young():
 def test_another_plugins_wires_mislead_nobody():
     (key, value), _ = connection(ifindex=7)
     flow = abi.Flow.unpack(value)
-    beside = abi.Flow(flow.to, flow.seen_ns, 0, flow.from_, flow.deliver, flow.state, FlowFlag.BESIDE, 0).pack()
+    beside = abi.Flow(flow.to, flow.seen_ns, 0, 0, flow.from_, flow.deliver, flow.state, FlowFlag.BESIDE, 0).pack()
     assert list(misled(key, value, {})) == [key]
     assert list(misled(key, beside, {})) == []
 
@@ -152,23 +154,28 @@ def test_another_plugins_wires_mislead_nobody():
 class Routes:
     """Services as a table of frontends and their backends; counts how it is asked."""
 
-    def __init__(self, routes: dict[tuple[bytes, int, int], list[tuple[bytes, int]]]) -> None:
+    def __init__(self, routes: dict[tuple[bytes, int, int], list[tuple[bytes, int]]], fate: Fate = Fate.CHOSEN) -> None:
         self.routes = {
             abi.Frontend(*frontend).pack(): [abi.Backend(*backend).pack() for backend in backends]
             for frontend, backends in routes.items()
         }
         self.asked = 0
+        self.fate_of_all = fate
 
     def is_frontend(self, frontend: bytes) -> bool:
         self.asked += 1
         return frontend in self.routes
 
-    def leads_to(self, frontend: bytes, backend: bytes) -> bool:
+    def fate(self, frontend: bytes, backend: bytes) -> Fate:
         self.asked += 1
-        return backend in self.routes.get(frontend, [])
+        if frontend not in self.routes:
+            return Fate.NO_SERVICE
+        return self.fate_of_all if backend in self.routes[frontend] else Fate.GONE
 
 
-STATES = [(Protocol.UDP, state) for state in (FlowState.NEW, FlowState.ESTABLISHED)] + [(Protocol.TCP, FlowState.NEW)]
+STATES = [(Protocol.UDP, state) for state in (FlowState.NEW, FlowState.ESTABLISHED)] + [
+    (protocol, FlowState.NEW) for protocol in (Protocol.TCP, Protocol.SCTP)
+]
 
 
 @pytest.mark.parametrize(("protocol", "state"), STATES)
@@ -197,13 +204,71 @@ def test_a_flow_that_began_before_its_destination_was_a_service(protocol: Protoc
     assert swept(flows, routes=Routes({(THERE, 2, protocol): []})) == 2
 
 
-@pytest.mark.parametrize("service", [0, 5])
-@pytest.mark.parametrize("state", [FlowState.ESTABLISHED, FlowState.CLOSING])
-def test_an_established_connection_outlives_its_backend(state: FlowState, service: int):
+def flags(flows: MemoryFlows) -> list[FlowFlag]:
+    return [abi.Flow.unpack(value).flags & FlowFlag.GONE for _, value in flows.items()]
+
+
+def played(protocol: int, state: FlowState, routes: Routes, **more: Any) -> tuple[int, int]:
+    """Sweep one connection to a service; returns how many entries were removed and how many are marked."""
     flows = MemoryFlows(abi.TABLES["flows"])
-    for half in connection(Protocol.TCP, state, service=service):
+    for half in connection(protocol, state, **({"service": 5} | more)):
         flows.put(*half)
-    assert swept(flows, routes=Routes({(THERE, 2, Protocol.TCP): []})) == 0
+    done = sweep(flows, NOW, routes=routes)
+    assert done.ended == flags(flows).count(FlowFlag.GONE)
+    return done.removed, done.ended
+
+
+FATES = {
+    Fate.CHOSEN: ((0, 0), (0, 0), (0, 0)),
+    Fate.SERVING: ((0, 0), (2, 0), (0, 0)),
+    Fate.LISTED: ((2, 0), (2, 0), (0, 0)),
+    Fate.GONE: ((2, 0), (2, 0), (0, 2)),
+}
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_what_becomes_of_a_flow_when_its_backend_is_worse(fate: Fate):
+    udp, asked, answered = FATES[fate]
+    for protocol in (Protocol.TCP, Protocol.SCTP):
+        routes = Routes({(VIP, 80, protocol): [(THERE, 2)]}, fate)
+        assert played(protocol, FlowState.NEW, routes) == asked
+        assert played(protocol, FlowState.ESTABLISHED, routes) == answered
+        assert played(protocol, FlowState.CLOSING, routes) == (0, 0)
+    routes = Routes({(VIP, 80, Protocol.UDP): [(THERE, 2)]}, fate)
+    assert played(Protocol.UDP, FlowState.NEW, routes) == udp
+    assert played(Protocol.UDP, FlowState.ESTABLISHED, routes) == udp
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.SCTP])
+def test_an_established_connection_outlives_its_service(protocol: Protocol):
+    assert played(protocol, FlowState.ESTABLISHED, Routes({})) == (0, 0)
+    routes = Routes({(THERE, 2, protocol): []})
+    assert played(protocol, FlowState.ESTABLISHED, routes, service=0) == (0, 0), "it was no service's"
+
+
+def test_a_connection_is_marked_once_and_nothing_else_of_it_changes():
+    flows = MemoryFlows(abi.TABLES["flows"])
+    halves = connection(Protocol.TCP, FlowState.ESTABLISHED, service=5)
+    for half in halves:
+        flows.put(*half)
+    routes = Routes({(VIP, 80, Protocol.TCP): []})
+    assert sweep(flows, NOW, routes=routes).ended == 2
+    for key, value in halves:
+        before, now = abi.Flow.unpack(value), abi.Flow.unpack(flows.get(key) or b"")
+        assert now == dataclasses.replace(before, flags=before.flags | FlowFlag.GONE)
+    assert sweep(flows, NOW, routes=routes) == (2, 0, 0)
+
+
+def test_a_host_asks_from_an_interface_that_is_no_pods():
+    asks, answers = connection(ifindex=7)
+    for (key, value), reply in ((asks, False), (answers, True)):
+        flow = abi.Flow.unpack(value)
+        host = dataclasses.replace(flow, flags=flow.flags | FlowFlag.HOST).pack()
+        assert list(misled(key, value, {})) == [key]
+        assert list(misled(key, host, {})) == []
+        wires = {HERE if reply else THERE: packed(9)}
+        far = dataclasses.replace(flow, flags=flow.flags | FlowFlag.HOST).pack()
+        assert list(misled(key, far, wires)) == ([] if reply else [key])
 
 
 def test_a_half_that_another_connection_took_stays():
