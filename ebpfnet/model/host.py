@@ -1,4 +1,4 @@
-"""What this node itself is to services: its addresses and what its flags allow. Observed and configured, no object's."""
+"""What this node itself is to services: its addresses, and what its flags allow."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Host:
     ``addresses``: all of its own; ``nodeport_addresses``: those of them that serve NodePorts. ``sources``: at most one of
     each family, what stands for a client whose answers must come back here, with a port of ``source_ports`` (first,
     last). ``pod_cidrs``: whose clients are in the cluster. ``service_cidrs``: where cluster IPs come from.
-    ``external_ip_cidrs``: the only external IPs that are served. ``busy``: (protocol, port) of local sockets that could
-    be reached at a NodePort's address.
+    ``external_ip_cidrs``: the only external IPs that are served. ``busy``: (protocol, port) of local sockets that
+    could be reached at a NodePort's address.
     """
 
     addresses: tuple[IPAddress, ...] = ()

@@ -67,8 +67,8 @@ def test_packets_for_addresses_of_services_arrive_at_a_node(lab_name: str, tmp_p
 
 
 def balancer(address: str) -> dict[str, Any]:
-    """Return a service of type LoadBalancer that has this address."""
-    spec = {"type": "LoadBalancer", "clusterIP": "10.96.0.99", "ports": [{"port": 80}]}
+    """Return a dual-stack service of type LoadBalancer that has this address."""
+    spec = {"type": "LoadBalancer", "clusterIPs": ["10.96.0.99", "fd00:10:96::99"], "ports": [{"port": 80}]}
     status = {"loadBalancer": {"ingress": [{"ip": address}]}}
     return {"apiVersion": "v1", "kind": "Service", "metadata": objects.meta("out"), "spec": spec, "status": status}
 
