@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebpfnet import __version__, abi, clock, status
 from ebpfnet.alone import alone
-from ebpfnet.datapath import attach, build, capabilities, cgroup, interfaces, load
+from ebpfnet.datapath import attach, build, capabilities, cgroup, interfaces, load, loopback
 from ebpfnet.datapath.attachments import Attachments
 from ebpfnet.datapath.interfaces import Chosen, Interface
 from ebpfnet.exits import EbpfnetError, MissingFeature, NotRunning
@@ -47,7 +47,9 @@ if TYPE_CHECKING:  # 30 ms of import that an agent of manifests does not need
 log = logging.getLogger(__name__)
 
 BTF = Path("/sys/kernel/btf/vmlinux")
-ON_UPLINK, ON_WIRE, ON_WIRE_BESIDE = abi.PROGRAMS[2:4], abi.PROGRAMS[0:2], abi.PROGRAMS[5:7]
+ON_WIRE, ON_WIRE_BESIDE = abi.PROGRAMS[0:2], abi.PROGRAMS[5:7]
+ON_UPLINK, ON_UPLINK_BESIDE = abi.PROGRAMS[2:4], (abi.PROGRAMS[2], abi.PROGRAMS[7])
+ON_LOOPBACK = abi.PROGRAMS[4:5]
 SIZED_BY = {
     "flows": "--max-flows",
     "services": "--max-services",
@@ -173,7 +175,10 @@ class Agent:
             raise pins.not_pinned(self.config.pins, error) from error
         self._shortcut = cgroup.serve(self.config.socket_shortcut, self._programs, self._tables, self.config.pins)
         self._chosen = Chosen(self.config.pod_interfaces, never=tuple(uplinks))
-        self._attachments = Attachments(self._programs, lambda: interfaces.find(self.config.uplink), ON_UPLINK)
+        loopback.admit(self.config.run)
+        on_uplink = ON_UPLINK_BESIDE if self.config.pod_interfaces else ON_UPLINK
+        find_uplinks = partial(interfaces.find, self.config.uplink)
+        self._attachments = Attachments(self._programs, find_uplinks, on_uplink, {loopback.IFINDEX: ON_LOOPBACK})
         self._attachments.serve_uplinks()
         # Before the first sync: what is not known by then would lose its entries and its flows.
         self._hosting.begin(getattr(self._reconciler, "set_host", lambda _: None))
@@ -280,7 +285,7 @@ class Agent:
         self._wake.put(None)
 
     def _name_unserved(self) -> None:
-        names = {each.wire.ifindex: each.name for each in self._interfaces}
+        names = {loopback.IFINDEX: "lo"} | {each.wire.ifindex: each.name for each in self._interfaces}
         now = {
             Ref(Kind.INTERFACE, "", names.get(ifindex, str(ifindex))): text
             for ifindex, text in self._attachments.failed.items()
@@ -344,9 +349,11 @@ class Agent:
             reconciler = self._reconciler
             wires = {each.wire.ifindex for each in self._interfaces}
             wanted, failed = self._attachments.wanted.keys(), self._attachments.failed.keys()
+            own = {loopback.IFINDEX}
+            rest = wanted - wires - own
             attached = tuple(
                 Attached(kind, state, len(interfaces))
-                for kind, each in (("pod", wanted & wires), ("uplink", wanted - wires))
+                for kind, each in (("pod", wanted & wires), ("loopback", own & wanted), ("uplink", rest))
                 for state, interfaces in (("attached", each - failed), ("failed", each & failed))
             )
             return Counted(reconciler.used, [each.problem for each in self._refused()], reconciler.pending, attached)

@@ -47,7 +47,7 @@ static __always_inline int claim_port(struct __sk_buff *skb, const struct packet
 	f->seen_ns = now;
 	mirror(back, f, &p->tuple);
 #pragma clang loop unroll(disable)
-	for (int tried = 0; tried < PORTS_TRIED; tried++) {
+	for (int tried = 0; ports && tried < PORTS_TRIED; tried++) {
 		__u32 port = first + (((__u64)bpf_get_prandom_u32() * ports) >> 32);
 		f->to.source_port = bpf_htons(port);
 		reverse(&answer, &f->to);

@@ -34,12 +34,17 @@ def cleanup(instances: list[nodes.Instance], *, dry_run: bool) -> None:
 
 
 def _clean(instance: nodes.Instance, *, dry_run: bool) -> None:
-    from ebpfnet.datapath import attach
+    from ebpfnet.datapath import attach, loopback
 
     verb = "would remove" if dry_run else "removed"
     nothing = True
     for interface, names in attach.everywhere(remove=not dry_run):
         click.echo(f"{verb} {', '.join(names)} from {interface}")
+        nothing = False
+    if kept := loopback.admitted(instance.run):
+        if not dry_run:
+            loopback.restore(instance.run)
+        click.echo(f"{verb} our settings of lo, kept in {kept}")
         nothing = False
     for path in _ours(instance):
         if not dry_run:

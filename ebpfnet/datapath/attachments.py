@@ -29,11 +29,21 @@ FIRST_S, MAX_S = 1.0, 60.0
 class Attachments:
     """What is on which interface (by number). Safe to use from several threads; who only reads waits for nobody."""
 
-    def __init__(self, programs: Mapping[str, Program], uplinks: Callable[[], list[int]], names: Iterable[str]) -> None:
-        """``uplinks`` finds the interfaces that carry the programs ``names``, again whenever something changed."""
+    def __init__(
+        self,
+        programs: Mapping[str, Program],
+        uplinks: Callable[[], list[int]],
+        names: Iterable[str],
+        fixed: Mapping[int, tuple[str, ...]],
+    ) -> None:
+        """``uplinks`` finds the interfaces that carry the programs ``names``, again whenever something changed.
+
+        ``fixed`` are interfaces with programs of their own that are always there: loopback.
+        """
         self._programs = programs
         self._find_uplinks = uplinks
         self._on_uplink = tuple(names)
+        self._fixed = dict(fixed)
         self._lock = threading.Lock()
         self._uplinks: list[int] = []
         self._wanted: dict[int, tuple[str, ...]] = {}
@@ -41,12 +51,12 @@ class Attachments:
         self._patience = FIRST_S
 
     def serve_uplinks(self) -> None:
-        """Put programs on the uplinks; raises ``AttachFailed``, and ``NotRunning`` for one that is not there."""
+        """Put programs on uplinks and loopback; raises ``AttachFailed``, ``NotRunning`` for one that is not there."""
         with self._lock:
             self._uplinks = self._find_uplinks()
-            for ifindex in self._uplinks:
-                self._attach(ifindex, self._on_uplink)
-                self._wanted[ifindex] = self._on_uplink
+            for ifindex, names in (dict.fromkeys(self._uplinks, self._on_uplink) | self._fixed).items():
+                self._attach(ifindex, names)
+                self._wanted[ifindex] = names
 
     def serve(self, ifindex: int, names: tuple[str, ...]) -> bool:
         """Have programs on an interface; False while the kernel refuses."""

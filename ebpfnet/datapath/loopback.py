@@ -11,7 +11,10 @@ for the address is another device's; of the device's and everybody's value the h
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 IFINDEX = 1
 """Of ``lo``, in every network namespace (Linux include/net/flow.h LOOPBACK_IFINDEX)."""
@@ -22,15 +25,21 @@ _NAME = "loopback.json"
 
 
 def admit(run: Path) -> None:
-    """Let answers in; what was set before is kept in the run directory, for ``restore``. Raises ``OSError``."""
-    before = {name: (FOLDER / name).read_text().strip() for name in WANTED}
-    if before == WANTED:
-        return
-    place = run / _NAME
-    if not place.exists():
-        place.write_text(json.dumps(before))
-    for name, value in WANTED.items():
-        (FOLDER / name).write_text(value)
+    """Let answers in; what was set before is kept in the run directory, for ``restore``.
+
+    Where the settings can't be changed, all else works: a process that calls its own node's NodePort gets no answer.
+    """
+    try:
+        before = {name: (FOLDER / name).read_text().strip() for name in WANTED}
+        if before == WANTED:
+            return
+        place = run / _NAME
+        if not place.exists():
+            place.write_text(json.dumps(before))
+        for name, value in WANTED.items():
+            (FOLDER / name).write_text(value)
+    except OSError as error:
+        log.warning("processes of this node will not be answered by its own NodePorts over IPv4: %s", error)
 
 
 def admitted(run: Path) -> Path | None:
@@ -40,7 +49,7 @@ def admitted(run: Path) -> Path | None:
 
 
 def restore(run: Path) -> None:
-    """Set back what ``admit`` changed; a file that is not ours, or half written, changes nothing. Raises ``OSError``."""
+    """Set back what ``admit`` changed; a file that is half written changes nothing. Raises ``OSError``."""
     place = run / _NAME
     try:
         before = json.loads(place.read_text())

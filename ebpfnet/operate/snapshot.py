@@ -49,7 +49,7 @@ class Watch(NamedTuple):
 
 
 class Attached(NamedTuple):
-    """How many interfaces of a kind ("pod", "uplink") are in a state ("attached", "failed")."""
+    """How many interfaces of a kind ("pod", "uplink", "loopback") are in a state ("attached", "failed")."""
 
     kind: str
     state: str

@@ -12,7 +12,14 @@ from ebpfnet.maps import kernel
 from tests import packets
 from tests.packets import ALICE_IFINDEX, ALICE_MAC, BOB_IFINDEX, BOB_MAC, POD_PORT, SERVICE_PORT, UPLINK_IFINDEX
 
-IFINDEX = {"from_pod": ALICE_IFINDEX, "to_pod": UPLINK_IFINDEX, "from_network": UPLINK_IFINDEX, "to_network": 0, "from_host": 0}
+IFINDEX = {
+    "from_pod": ALICE_IFINDEX,
+    "to_pod": UPLINK_IFINDEX,
+    "from_network": UPLINK_IFINDEX,
+    "to_network": 0,
+    "to_network_beside": 0,
+    "from_host": 0,
+}
 
 
 class Result(NamedTuple):

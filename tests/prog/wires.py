@@ -1,7 +1,7 @@
 """A node with the programs on real interfaces, pods behind it, and hosts around it: namespaces, veths and sockets.
 
-Everything is filled in by hand, no agent runs. ``node`` has the pods ``alice``, on a wire made for us, and ``bob``, on a
-bridge as another CNI plugin makes it; ``peer`` is the other node, with the backend ``carol``; ``client`` is outside.
+Everything is filled in by hand, no agent runs. ``node`` has the pods ``alice``, on a wire made for us, and ``bob``, on
+a bridge as another CNI plugin makes it; ``peer`` is the other node, with the backend ``carol``; ``client`` is outside.
 """
 
 from __future__ import annotations
@@ -260,7 +260,11 @@ def _heard(raw: bytes) -> Heard:
 
 
 def _exchange(asking: socket.socket, data: bytes) -> bytes:
-    sender = threading.Thread(target=lambda: (asking.sendall(data), asking.shutdown(socket.SHUT_WR)), daemon=True)
+    def send() -> None:
+        asking.sendall(data)
+        asking.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     parts = []
     while part := asking.recv(1 << 16):
