@@ -25,7 +25,7 @@ ROUTE, SOCK_DIAG, NETFILTER = 0, 4, 12  # include/uapi/linux/netlink.h
 _SOL_NETLINK = 270
 _NETLINK_LISTEN_ALL_NSID, _NETLINK_GET_STRICT_CHK = 8, 12
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _TYPE = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
@@ -80,11 +80,7 @@ class Reader:
         ``answer_head`` is the size of an answer's fixed part where it is not that of the request.
         """
         size = answer_head or len(head)
-        self._sequence += 1
-        body = head + b"".join(wanted)
-        flags = _NLM_F_REQUEST | (_NLM_F_DUMP if dump else 0)
-        length = _HEADER.size + len(body)
-        self._socket.send(_HEADER.pack(length, kind, flags, self._sequence, 0) + body)
+        self._send(kind, _NLM_F_DUMP if dump else 0, head + b"".join(wanted))
         going = True
         while going:
             raw = self._socket.recv(_BUFFER)
@@ -101,6 +97,21 @@ class Reader:
                 else:
                     going = dump
                     yield Message(payload[:size], attributes(payload[size:]))
+
+    def tell(self, kind: int, head: bytes, *wanted: bytes) -> None:
+        """Have something done; raises ``OSError`` with the kernel's number."""
+        self._send(kind, _NLM_F_ACK, head + b"".join(wanted))
+        while True:
+            raw = self._socket.recv(_BUFFER)
+            _, answer, _, sequence, _ = _HEADER.unpack_from(raw)
+            if answer == _NLMSG_ERROR and sequence == self._sequence:
+                _check(raw[_HEADER.size :])
+                return
+
+    def _send(self, kind: int, flags: int, body: bytes) -> None:
+        self._sequence += 1
+        head = _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | flags, self._sequence, 0)
+        self._socket.send(head + body)
 
 
 def _check(payload: bytes) -> None:

@@ -37,6 +37,16 @@ def reverse_path(sysctl: Sysctl, uplinks: Mapping[int, str]) -> Iterator[Finding
     yield Finding("rp_filter", Level.OK, "reverse path filtering is not strict")
 
 
+def loopback(sysctl: Sysctl) -> Iterator[Finding]:
+    """Look whether a process may be answered by its own node's NodePort (ebpfnet/datapath/loopback.py)."""
+    name = "net.ipv4.conf.lo.accept_local"
+    if sysctl(name.replace(".", "/")) == "0":
+        text = f"{name} is 0: processes of this node get no answer from its own NodePorts"
+        yield Finding("loopback", Level.WARNING, text, f"sysctl -w {name}=1 net.ipv4.conf.lo.rp_filter=2")
+    else:
+        yield Finding("loopback", Level.OK, "answers of own NodePorts are let in")
+
+
 def ports(sysctl: Sysctl, nodeports: Ports) -> Iterator[Finding]:
     """Look whether the kernel may give a NodePort to a socket as its own port."""
     first, last = nodeports

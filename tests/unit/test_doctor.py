@@ -123,6 +123,14 @@ def test_reverse_path_filter(values: dict[str, str], command: str):
     assert found.level == ("warning" if command else "ok")
 
 
+def test_loopback():
+    def level(value: str) -> str:
+        [found] = kernel.loopback(sysctls(net__ipv4__conf__lo__accept_local=value))
+        return str(found.level)
+
+    assert (level("0"), level("1")) == ("warning", "ok")
+
+
 @pytest.mark.parametrize(
     ("local", "reserved", "command"),
     [
