@@ -16,28 +16,28 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebpfnet import __version__, abi, clock, status
 from ebpfnet.alone import alone
+from ebpfnet.config import AgentConfig
 from ebpfnet.datapath import attach, build, capabilities, cgroup, interfaces, load, loopback
 from ebpfnet.datapath.attachments import Attachments
 from ebpfnet.datapath.interfaces import Chosen, Interface
 from ebpfnet.exits import EbpfnetError, MissingFeature, NotRunning
-from ebpfnet.hosting import Hosting, HostSettings
+from ebpfnet.hosting import Hosting
 from ebpfnet.maps import pins
 from ebpfnet.maps.kernel import KernelTable
 from ebpfnet.maps.table import NotMade, TableError
 from ebpfnet.model.facts import Accepted, Change, Kind, Problem, Ref, Refused
 from ebpfnet.operate.events import Recorder
 from ebpfnet.operate.snapshot import Attached
-from ebpfnet.places import RUN
 from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.reconcile.sweep import Wires, sweep
-from ebpfnet.telemetry import Counted, Settings, Telemetry
+from ebpfnet.telemetry import Counted, Telemetry
 from ebpfnet.watch.manifests import ManifestSource
 from ebpfnet.watch.source import Source
 
@@ -60,40 +60,6 @@ BREATH_S = 0.0005
 # Sweeps for services' sake: how far apart, and how much of the time until they are that far apart.
 SWEEP_PAUSE_S, SWEEP_PAUSE_MAX_S, SWEEP_SHARE = 1.0, 10.0, 0.002
 SWITCH_INTERVAL_S = 0.0002  # a busy thread hands over quickly: 5 ms by default would be the latency of an event
-
-
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
-    """The agent's flags."""
-
-    node_name: str
-    uplink: tuple[str, ...]
-    pod_interfaces: tuple[str, ...] = ()
-    manifests: Path | None = None
-    """A folder that says what the cluster is; None: its API server does."""
-    kubeconfig: Path | None = None
-    api_server_urls: tuple[str, ...] = ()
-    service_proxy_name: str = ""
-    pins: Path = pins.DEFAULT
-    run: Path = RUN
-    cache: Path | None = build.DEFAULT_CACHE
-    max_flows: int = abi.TABLES["flows"].max_entries
-    max_services: int = abi.TABLES["services"].max_entries
-    max_endpoints: int = abi.TABLES["slots"].max_entries
-    sweep_interval: float = 30.0
-    socket_shortcut: str = ""
-    telemetry: Settings = field(default_factory=Settings)
-    host: HostSettings = field(default_factory=HostSettings)
-    specs: dict[str, abi.TableSpec] = field(init=False)
-
-    def __post_init__(self) -> None:
-        sizes = {"flows": self.max_flows, "services": self.max_services, "slots": self.max_endpoints}
-        # A name for each service port and each pod, and as many again for those that take their places.
-        sizes["names"] = self.max_services + max(self.max_services, abi.TABLES["pods"].max_entries)
-        specs = {
-            name: spec._replace(max_entries=sizes.get(name, spec.max_entries)) for name, spec in abi.TABLES.items()
-        }
-        object.__setattr__(self, "specs", specs)
 
 
 class Agent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import struct
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -54,14 +55,14 @@ class Flow(Record):
     tcp_flags: int
     packets: int = 0
 
-    def pack(self) -> bytes:
+    def pack(self) -> builtins.bytes:
         """Return the 96 bytes of the value."""
         head = (self.to.pack(), self.seen_ns, self.service, self.bytes)
         tail = (self.state, self.flags, self.tcp_flags, self.packets)
         return self.layout.pack(*head, *self.from_, *self.deliver, *tail)
 
     @classmethod
-    def unpack(cls, raw: bytes) -> Self:
+    def unpack(cls, raw: builtins.bytes) -> Self:
         """Read a value; raises ``struct.error`` on another size."""
         to, seen, service, size, *w, state, flags, tcp, packets = cls.layout.unpack(raw)
         wires = (Wire(*w[:3]), Wire(*w[3:]))

@@ -139,7 +139,8 @@ def agent(ctx: click.Context, /, config: Path | None, **options: Any) -> None:
 
     Stopping it (SIGTERM, SIGINT, SIGKILL) stops no packet: programs and maps stay, and the next agent takes them over.
     """
-    from ebpfnet.agent import AgentConfig, run
+    from ebpfnet.agent import run
+    from ebpfnet.config import AgentConfig
     from ebpfnet.hosting import HostSettings
     from ebpfnet.operate import logs
     from ebpfnet.telemetry import Settings

@@ -11,11 +11,11 @@ from ebpfnet.model.facts import IPAddress, IPNetwork
 class Host:
     """This node, as far as services go.
 
-    ``addresses``: all of its own; ``nodeport_addresses``: those of them that serve NodePorts. ``sources``: at most one of
-    each family, what stands for a client whose answers must come back here, with a port of ``source_ports`` (first,
+    ``addresses``: all of its own; ``nodeport_addresses``: those of them that serve NodePorts. ``sources``: at most one
+    of each family, what stands for a client whose answers must come back here, with a port of ``source_ports`` (first,
     last). ``pod_cidrs``: whose clients are in the cluster. ``service_cidrs``: where cluster IPs come from.
-    ``external_ip_cidrs``: the only external IPs that are served. ``busy``: (protocol, port) of local sockets that
-    could be reached at a NodePort's address.
+    ``external_ip_cidrs``: the only external IPs that are served. ``busy``: (protocol, port) of local sockets that could
+    be reached at a NodePort's address.
     """
 
     addresses: tuple[IPAddress, ...] = ()

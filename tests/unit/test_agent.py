@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ebpfnet import abi
-from ebpfnet.agent import Agent, AgentConfig
+from ebpfnet.agent import Agent
+from ebpfnet.config import AgentConfig
 from ebpfnet.exits import NotRoot
 
 
