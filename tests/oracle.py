@@ -6,6 +6,7 @@ Knows ClusterIP services for TCP and UDP, and pods; the words are the Kubernetes
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 Manifest = dict[str, Any]
@@ -50,14 +51,19 @@ class Oracle:
         for port in service["spec"]["ports"]:
             if port.get("protocol", "TCP") == flow["protocol"] and flow["port"] in {port["port"], port.get("name")}:
                 shown = f"{_name(service)}:{port.get('name') or port['port']}"
-                found = self._backends(service, port, ":" in target)
+                ipv6 = ":" in target
+                found = self._backends(service, port, ipv6, _is_ready) or self._backends(
+                    service, port, ipv6, _is_leaving
+                )
                 if not found:
                     return Expectation("reject", "NO_ENDPOINTS", shown)
                 seen = {_end(*end): target if end[0] == client else None for end in found}
                 return Expectation("allow", None, shown, seen)
-        return Expectation("drop")
+        return Expectation("reject", "UNDEFINED_PORT")
 
-    def _backends(self, service: Manifest, port: Manifest, ipv6: bool) -> set[tuple[str, int]]:
+    def _backends(
+        self, service: Manifest, port: Manifest, ipv6: bool, usable: Callable[[Manifest], bool]
+    ) -> set[tuple[str, int]]:
         found = set()
         for item in self.slices:
             owner = item["metadata"]["labels"].get("kubernetes.io/service-name")
@@ -69,7 +75,7 @@ class Oracle:
             for entry in item["ports"]:
                 named = (entry.get("name") or "") == (port.get("name") or "")
                 if named and entry.get("protocol", "TCP") == port.get("protocol", "TCP"):
-                    found |= {(one["addresses"][0], entry["port"]) for one in item["endpoints"] if _is_ready(one)}
+                    found |= {(one["addresses"][0], entry["port"]) for one in item["endpoints"] if usable(one)}
         return found
 
 
@@ -88,6 +94,12 @@ def _like(address: str, others: list[str]) -> bool:
 
 def _is_ready(endpoint: Manifest) -> bool:
     return endpoint.get("conditions", {}).get("ready") is not False
+
+
+def _is_leaving(endpoint: Manifest) -> bool:
+    """Whether it may serve when no endpoint is ready (KEP-1669)."""
+    conditions = endpoint.get("conditions", {})
+    return bool(conditions.get("serving") and conditions.get("terminating"))
 
 
 def _end(address: str, port: int) -> str:
