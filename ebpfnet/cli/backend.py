@@ -50,6 +50,8 @@ def list_backends(only: str | None, instances: list[nodes.Instance], output: str
     known: set[str] = set()
     for instance, tables in nodes.each(instances):
         sets = Sets(tables)
+        if only is None:
+            sets.read_all()
         rows += rows_of(instance, sets, only)
         known |= sets.lookup.services if only else set()
     if only:

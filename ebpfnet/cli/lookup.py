@@ -37,6 +37,11 @@ def is_local(name: str) -> bool:
     return name.endswith(_LOCAL)
 
 
+def anywhere(address: bytes) -> bytes:
+    """Return 0.0.0.0 or ::, as an address is: where ``services`` has NodePorts."""
+    return abi.V4_PREFIX + bytes(4) if address.startswith(abi.V4_PREFIX) else bytes(16)
+
+
 def refuse_unknown(kind: str, text: str, known: Iterable[str]) -> None:
     """Raise ``NoSuchName`` for a name that is not known, with those that it may have meant."""
     names = set(known)
@@ -122,9 +127,7 @@ class Lookup:
         """Return the service that is served at an address and port, empty for none."""
         found = self.frontends.get(abi.Frontend(address, port, protocol).pack(), "")
         if not found and self.marks.get(address, 0) & abi.Mark.NODEPORTS:
-            mapped = address.startswith(abi.V4_PREFIX)
-            any_address = abi.V4_PREFIX + bytes(4) if mapped else bytes(16)
-            found = self.frontends.get(abi.Frontend(any_address, port, protocol).pack(), "")
+            found = self.frontends.get(abi.Frontend(anywhere(address), port, protocol).pack(), "")
         return found
 
     def tuple(self, key: abi.Tuple) -> str:

@@ -11,7 +11,7 @@ from ebpfnet import abi
 from ebpfnet.cli import candidates, complaints
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
-from ebpfnet.cli.lookup import full_name, refuse_unknown, without_port
+from ebpfnet.cli.lookup import anywhere, full_name, refuse_unknown, without_port
 from ebpfnet.cli.sets import Frontend, Sets, backend_rows, row_of
 from ebpfnet.cli.top import top
 
@@ -33,6 +33,7 @@ def _order(row: dict[str, Any]) -> tuple[str, str, str, int]:
 def rows_of(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a row for each frontend, sorted by name, and one for each service that problems left without any."""
     sets = Sets(tables)
+    sets.read_all()
     refused = complaints.of_services(instance)
     rows: list[dict[str, Any]] = []
     for frontend in sets.frontends():
@@ -58,7 +59,7 @@ def _without_frontend(instance: nodes.Instance, name: str, problems: list[str]) 
 def _for_people(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row as a table has it."""
     affinity = row["affinity_seconds"]
-    problems = len(row["problems"]) or ""
+    problems = len(row["problems"]) or None
     return {**row, "endpoints": _counts(row), "affinity": affinity and f"{affinity}s", "problems": problems}
 
 
@@ -127,18 +128,17 @@ def _details(instance: nodes.Instance, tables: dict[str, Any], wanted: str) -> t
         known |= labels
         if wanted in labels:
             mine.append(frontend)
-    counts = _flows(tables, {each for frontend in mine for each in (frontend.inside.id, frontend.outside.id)})
+    counts = _flows(tables, mine)
     rows = []
     for frontend in mine:
         row = {"node": instance.node, **row_of(sets, frontend)}
         row["problems"] = refused.get(without_port(frontend.name), [])
-        row["flows"] = counts[frontend.inside.id]
+        row["flows"] = counts[frontend.key.pack()]
         row["source_ranges"] = sets.ranges(frontend.entry.ranges) if frontend.entry.ranges else None
         row["nodeport_addresses"] = _addresses(sets, frontend) if frontend.kind == "NodePort" else None
         row["endpoints"] = backend_rows(sets, frontend.inside)
         row["endpoints_outside"] = None
         if frontend.outside.id != frontend.inside.id:
-            row["flows"] += counts[frontend.outside.id]
             row["endpoints_outside"] = backend_rows(sets, frontend.outside)
         rows.append(row)
     if not mine and wanted in refused:
@@ -154,26 +154,31 @@ def _addresses(sets: Sets, frontend: Frontend) -> list[str]:
     return sorted(str(address) for address in found if address.version == version)
 
 
-def _flows(tables: dict[str, Any], ids: set[int]) -> Counter[int]:
-    counts: Counter[int] = Counter()
-    for item in tables["flows"].items():
-        entry = abi.Flow.unpack(item[1])
+def _flows(tables: dict[str, Any], frontends: list[Frontend]) -> Counter[bytes]:
+    """Return the number of connections of each frontend, by its key. A NodePort's are called by the node's address."""
+    ids = {each for frontend in frontends for each in (frontend.inside.id, frontend.outside.id)}
+    called = {frontend.key.pack() for frontend in frontends}
+    counts: Counter[bytes] = Counter()
+    for key, value in tables["flows"].items():
+        entry = abi.Flow.unpack(value)
         if entry.service in ids and not entry.flags & abi.FlowFlag.REPLY:
-            counts[entry.service] += 1
+            frontend = key[16:32] + key[34:37] + b"\0"
+            counts[frontend if frontend in called else anywhere(key[16:32]) + frontend[16:]] += 1
     return counts
 
 
 def _lines(found: list[dict[str, Any]]) -> list[str]:
     """Return what there is to say beside the table."""
     lines = []
+    at: dict[str, list[str]] = {}
     for row in found:
         on = f" on {row['node']}" if row["node"] else ""
         if row.get("nodeport_addresses") is not None:
-            lines.append(f"node ports{on}: at {', '.join(row['nodeport_addresses']) or 'no address'}")
+            at.setdefault(on, []).extend(each for each in row["nodeport_addresses"] if each not in at.get(on, []))
         if row.get("source_ranges") is not None:
             lines.append(f"{row['address']}{on}: only for clients of {', '.join(row['source_ranges'])}")
         lines += [click.style(f"problem{on}: {problem}", fg="red") for problem in row["problems"]]
-    return lines
+    return [f"node ports{on}: at {', '.join(each) or 'no address'}" for on, each in at.items()] + lines
 
 
 def _show_sets(found: list[dict[str, Any]]) -> None:
@@ -184,11 +189,12 @@ def _show_sets(found: list[dict[str, Any]]) -> None:
             continue
         whole = row["id"] == row["id_outside"]
         local = whole and row["policy"] == "Local"
-        title = f"{row['service']} {'on this node' if local else 'endpoints'}"
+        family = "IPv6" if ":" in row["address"] else "IPv4"
+        title = f"{row['service']}, {family} endpoints{' on this node' if local else ''}"
         key = (row["node"], row["id"])
         shown.setdefault(key, (title, row["endpoints"], row["when_empty"]))
         if not whole:
-            title = f"{row['service']} for clients outside: on this node"
+            title = f"{row['service']}, {family} endpoints on this node, for clients outside"
             shown.setdefault((row["node"], row["id_outside"]), (title, row["endpoints_outside"], row["when_empty"]))
     for (node, _), (title, endpoints, when_empty) in shown.items():
         click.echo(f"\n{title}{', as node ' + node + ' has them' if node else ''}")

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from ebpfnet import abi
 from ebpfnet.cli.lookup import Lookup, is_local, without_policy
-from ebpfnet.maps.dump import host_port, protocol_name
+from ebpfnet.maps.dump import block_name, host_port, protocol_name
 
 _NOWHERE = (bytes(16), abi.V4_PREFIX + bytes(4))
 _NO_SET = abi.Set(0, 0)
+_SLOT = abi.Slot.layout
 
 
 class Endpoints(NamedTuple):
@@ -60,7 +61,7 @@ class Sets:
         self._tables = tables
         self.lookup = Lookup(tables)
         self._found: dict[int, Endpoints] = {}
-        self._backends: dict[int, dict[abi.Backend, int]] = {}
+        self._slots: dict[int, Counter[bytes]] = {}
 
     def frontends(self) -> Iterator[Frontend]:
         """Yield every frontend; what only says what an address is, is none."""
@@ -87,27 +88,37 @@ class Sets:
 
     def backends(self, found: Endpoints) -> dict[abi.Backend, int]:
         """Return a set's backends with the number of its slots that each one has."""
-        if found.id not in self._backends:
+        return {abi.Backend.unpack(raw): count for raw, count in self._counts(found).items()}
+
+    def _counts(self, found: Endpoints) -> Counter[bytes]:
+        if found.id not in self._slots:
             slots = (abi.Slot(found.id, found.entry.generation, index).pack() for index in range(found.entry.count))
             raws = (self._tables["slots"].get(slot) for slot in slots)
-            counts = Counter(raw for raw in raws if raw is not None)
-            self._backends[found.id] = {abi.Backend.unpack(raw): count for raw, count in counts.items()}
-        return self._backends[found.id]
+            self._slots[found.id] = Counter(raw for raw in raws if raw is not None)
+        return self._slots[found.id]
+
+    def read_all(self) -> None:
+        """Read every slot at once: cheaper for who wants all sets than one after the other."""
+        entries = {int.from_bytes(key, "little"): abi.Set.unpack(raw) for key, raw in self._tables["sets"].items()}
+        counts: dict[int, Counter[bytes]] = {identity: Counter() for identity in entries}
+        for key, raw in self._tables["slots"].items():
+            identity, generation, index = _SLOT.unpack(key)
+            entry = entries.get(identity, _NO_SET)
+            if generation == entry.generation and index < entry.count:
+                counts[identity][raw] += 1
+        for identity, found in counts.items():
+            name = self.lookup.name(identity)
+            self._found[identity] = Endpoints(identity, name, is_local(name), entries[identity])
+            self._slots[identity] = found
 
     def size(self, found: Endpoints) -> int:
         """Return how many backends a set has."""
-        return len(self.backends(found)) if found.consistent else found.entry.count
+        return len(self._counts(found))
 
     def ranges(self, identity: int) -> list[str]:
         """Return the clients that a service's load balancer addresses are for."""
         found = [abi.Range.unpack(key) for key, _ in self._tables["ranges"].items()]
-        return sorted(cidr(each.address, each.prefix_length - 64) for each in found if each.service == identity)
-
-
-def cidr(address: bytes, prefix_length: int) -> str:
-    """Return a block of mapped addresses as people write it."""
-    shown = abi.unpack_address(address)
-    return f"{shown}/{prefix_length - (96 if shown.version == 4 else 0)}"
+        return sorted(block_name(each.prefix_length - 64, each.address) for each in found if each.service == identity)
 
 
 def row_of(sets: Sets, frontend: Frontend) -> dict[str, Any]:

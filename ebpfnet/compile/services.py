@@ -96,14 +96,15 @@ def compile_service(service: Service, host: Host) -> Compiled:
                     inside = sets.set(local=service.internal_local)
                     value = abi.Service(inside, inside, 0, service.affinity_s).pack()
                     sets.ask(address, port.port, value, f"spec.clusterIPs[{at}]")
-            ranges = _ranges_id(service, version)
-            outer = [(each, field, ranges) for each, field in lb_ips if each.version == version]
-            outer += [(each, field, 0) for each, field in external_ips if each.version == version]
+            ranges, balancer = _ranges_id(service, version), int(abi.Mark.BALANCER)
+            outer = [(each, field, ranges, balancer) for each, field in lb_ips if each.version == version]
+            outer += [(each, field, 0, 0) for each, field in external_ips if each.version == version]
             if outer or port.node_port:
                 inside = sets.set(local=False)
                 outside = sets.set(local=True) if service.external_local else inside
-            for address, field, own in outer:
-                sets.ask(address, port.port, abi.Service(inside, outside, own, service.affinity_s).pack(), field)
+            for address, field, own, marks in outer:
+                value = abi.Service(inside, outside, own, service.affinity_s, marks).pack()
+                sets.ask(address, port.port, value, field)
             if port.node_port:
                 value = abi.Service(inside, outside, 0, service.affinity_s).pack()
                 sets.ask(_ANY[version], port.node_port, value, f"spec.ports[{index}].nodePort")

@@ -78,7 +78,9 @@ def build_node(plan: Plan, node: NodePlan | OutsidePlan, mtu: int) -> None:
     def address(ip: IPRoute) -> None:
         uplink = _index(ip, UPLINK)
         ip.link("set", index=uplink, state="up")
-        for each in node.addresses:
+        # Of several IPv6 addresses the last is the one that is used by itself, of IPv4's the first.
+        ipv6 = [each for each in node.addresses if ":" in each]
+        for each in (*(each for each in node.addresses if each not in ipv6), *reversed(ipv6)):
             _add_address(ip, uplink, each)
 
     _within(node.netns, prepare)
