@@ -36,12 +36,15 @@ def _first(addresses: Iterable[IPAddress], version: int) -> bytes:
     return next((abi.pack_address(each) for each in addresses if each.version == version), bytes(16))
 
 
-def compile_blocks(host: Host, pod_cidrs: Iterable[IPNetwork]) -> dict[bytes, bytes]:
-    """Return the entries of ``blocks``: service ranges, and what of ``pod_cidrs`` (the nodes') and the host's is pods'.
+def compile_blocks(
+    host: Host, pod_cidrs: Iterable[IPNetwork], service_cidrs: Iterable[IPNetwork]
+) -> dict[bytes, bytes]:
+    """Return the entries of ``blocks``: what the host's flags say, and what nodes and ServiceCIDRs do.
 
     Blocks that are side by side become one: nodes get theirs one after the other.
     """
-    kinds = (BlockKind.SERVICES, host.service_cidrs), (BlockKind.PODS, (*host.pod_cidrs, *pod_cidrs))
+    services, pods = (*host.service_cidrs, *service_cidrs), (*host.pod_cidrs, *pod_cidrs)
+    kinds = (BlockKind.SERVICES, services), (BlockKind.PODS, pods)
     return {key: int(kind).to_bytes(4, "little") for kind, blocks in kinds for key in _collapsed(blocks)}
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ebpfnet import abi
+from ebpfnet.abi import Mark
 from ebpfnet.compile.endpoints import RECORD, set_name
 from ebpfnet.compile.names import shown
 from ebpfnet.model.facts import IPAddress, Problem, Service, ServicePort
@@ -96,14 +97,14 @@ def compile_service(service: Service, host: Host) -> Compiled:
                     inside = sets.set(local=service.internal_local)
                     value = abi.Service(inside, inside, 0, service.affinity_s).pack()
                     sets.ask(address, port.port, value, f"spec.clusterIPs[{at}]")
-            ranges, balancer = _ranges_id(service, version), int(abi.Mark.BALANCER)
-            outer = [(each, field, ranges, balancer) for each, field in lb_ips if each.version == version]
-            outer += [(each, field, 0, 0) for each, field in external_ips if each.version == version]
+            ranges = _ranges_id(service, version)
+            outer = [(each, field, ranges, Mark.BALANCER) for each, field in lb_ips if each.version == version]
+            outer += [(each, field, 0, Mark(0)) for each, field in external_ips if each.version == version]
             if outer or port.node_port:
                 inside = sets.set(local=False)
                 outside = sets.set(local=True) if service.external_local else inside
-            for address, field, own, marks in outer:
-                value = abi.Service(inside, outside, own, service.affinity_s, marks).pack()
+            for address, field, own, mark in outer:
+                value = abi.Service(inside, outside, own, service.affinity_s, mark).pack()
                 sets.ask(address, port.port, value, field)
             if port.node_port:
                 value = abi.Service(inside, outside, 0, service.affinity_s).pack()

@@ -100,6 +100,7 @@ def _service_lines(tables: _Tables, key: bytes, value: bytes) -> Iterator[str]:
     line = f"SERVICE {tables.label(service.inside)} {head} {tables.describe(service.inside)}"
     if len(sets) > 1:
         line += f" outside={tables.label(service.outside)} {tables.describe(service.outside)}"
+    line += f" {flag_names(abi.Mark(service.marks))}" if service.marks else ""
     line += f" ranges={tables.services.get(service.ranges, hex(service.ranges))}" if service.ranges else ""
     yield line + (f" affinity={service.affinity_s}s" if service.affinity_s else "")
     for identity in sets:

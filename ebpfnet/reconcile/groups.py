@@ -124,11 +124,6 @@ class Groups:
                 return True
         return False
 
-    def ready_here(self, groups: Iterable[int]) -> set[bytes]:
-        """Return the packed addresses of ready endpoints on this node."""
-        runs = [piece.ready_here for group in groups for piece in self.pieces(group).values()]
-        return {record[:16] for run in runs for record in records(run)}
-
 
 def _union(runs: Collection[bytes]) -> bytes:
     some = [run for run in runs if run]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from ebpfnet.compile.host import NODE_KEY, compile_blocks, compile_node
 from ebpfnet.maps.table import Table
-from ebpfnet.model.facts import Node
+from ebpfnet.model.cluster import Cluster
 from ebpfnet.model.host import Host
 from ebpfnet.reconcile.keyed import Keyed
 from ebpfnet.reconcile.units import BLOCKS, NODE
@@ -17,11 +17,12 @@ class PlaceTables:
 
     def __init__(self, tables: Mapping[str, Table]) -> None:
         self.tables: dict[int, Keyed] = {BLOCKS: Keyed(tables["blocks"]), NODE: Keyed(tables["node"])}
-        self.want(Host(), ())
+        self.tables[NODE].ask(NODE_KEY, compile_node(Host()))
 
-    def want(self, host: Host, nodes: Iterable[Node]) -> None:
-        """Take in what the host and the cluster's nodes say."""
-        self.tables[BLOCKS].ask_all(compile_blocks(host, (block for node in nodes for block in node.pod_cidrs)))
+    def want(self, host: Host, cluster: Cluster) -> None:
+        """Take in what the host, the cluster's nodes and its ServiceCIDRs say."""
+        pod_cidrs = (block for node in cluster.nodes.values() for block in node.pod_cidrs)
+        self.tables[BLOCKS].ask_all(compile_blocks(host, pod_cidrs, cluster.service_cidrs))
         self.tables[NODE].ask(NODE_KEY, compile_node(host))
 
     def read_back(self, *, keep: bool) -> None:

@@ -19,7 +19,6 @@ from ebpfnet.model.facts import (
     Fact,
     IPAddress,
     Kind,
-    Node,
     PeersKnown,
     Pod,
     Problem,
@@ -83,7 +82,7 @@ class Reconciler(Writing):
             return
         self.host = host
         self._services.frontends.place(host)
-        self._place.want(host, self.cluster.nodes.values())
+        self._place.want(host, self.cluster)
         outer = [each.ref for each in self.cluster.services.values() if _is_outer(each)]
         self._compile(outer)
         if self.synced:
@@ -115,15 +114,16 @@ class Reconciler(Writing):
                 self._note(ref, lambda: self.cluster.forget(ref))
 
     def _note(self, ref: Ref, work: Callable[[], None]) -> None:
-        """Take in or forget what matters to services only if it is a node."""
-        before: Node | None = self.cluster.nodes.get(ref)
+        """Take in or forget what matters to services only if it is a node, or says where cluster IPs come from."""
+        if ref.kind not in {Kind.NODE, Kind.SERVICE_CIDR}:
+            work()
+            return
+        node, blocks = self.cluster.nodes.get(ref), self.cluster.service_cidrs
         work()
         now = self.cluster.nodes.get(ref)
-        if now == before:
-            return
-        if (before.pod_cidrs if before else ()) != (now.pod_cidrs if now else ()):
-            self._place.want(self.host, self.cluster.nodes.values())
-        for group in self._services.groups.move(self.cluster.zone):
+        if (node.pod_cidrs if node else ()) != (now.pod_cidrs if now else ()) or blocks != self.cluster.service_cidrs:
+            self._place.want(self.host, self.cluster)
+        for group in self._services.groups.move(self.cluster.zone) if now != node else ():
             self._dirty.update(dict.fromkeys(self._services.fed_by(group)))
 
     def _set_service(self, ref: Ref, service: Service | None) -> None:
@@ -209,14 +209,6 @@ class Reconciler(Writing):
     def wires(self) -> Mapping[bytes, bytes] | None:
         """Address to wire of every pod in the tables; None: not known now. Replaced, never changed."""
         return self._pods.wires
-
-    def services(self) -> Collection[Service]:
-        """Return all services as they now are."""
-        return self.cluster.services.values()
-
-    def local_ready(self, ref: Ref) -> int:
-        """Return how many endpoints of a service are ready on this node, whatever their ports (for health checks)."""
-        return len(self._services.groups.ready_here(self._services.of(ref)))
 
     # What flows are judged by
 

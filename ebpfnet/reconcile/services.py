@@ -139,10 +139,6 @@ class ServiceTables:
         """Return every set that a service wants."""
         return list(self._wanted)
 
-    def of(self, ref: Ref) -> tuple[int, ...]:
-        """Return the groups of a service."""
-        return tuple({self._asked[set_id][0].group for set_id in self._sets_of.get(ref, ())})
-
     def names(self) -> dict[int, str]:
         """Return the names of the sets that are wanted."""
         return {set_id: want.label for set_id, (want, _) in self._wanted.items()}
