@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebpfnet import abi
+from ebpfnet.compile import maglev
 from ebpfnet.compile.endpoints import Place, compile_slice
+from ebpfnet.compile.services import compile_service
 from ebpfnet.maps import dump
 from ebpfnet.maps.faulty import FaultyTable
 from ebpfnet.maps.memory import MemoryTable
-from ebpfnet.model.facts import Change, Delete, EndpointSlice, Service, Synced, Upsert
+from ebpfnet.model.facts import Change, Delete, EndpointSlice, Hint, Service, Synced, Upsert
+from ebpfnet.reconcile import reconciler as reconciler_module
 from ebpfnet.reconcile.diff import records
 from ebpfnet.reconcile.frontends import sets_of
-from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.reconcile.sets import set_key
-from tests.cluster import TCP, Clock, memory_tables, piece, pod, run, service, settle, wire, writes
+from tests.cluster import TCP, Clock, host, memory_tables, node, piece, pod, service, settle, wire, writes
+from tests.cluster import run as run_anywhere
 
 NAMES = ("a", "b", "c")
-addresses = st.lists(st.integers(1, 12).map(lambda n: f"10.0.0.{n}"), unique=True, max_size=12)
-events = st.one_of(
+HOST = host(
+    addresses=["192.168.0.1"],
+    nodeport_addresses=["192.168.0.1"],
+    sources=["192.168.0.1"],
+    service_cidrs=["10.96.0.0/16"],
+    external_ip_cidrs=["192.0.2.0/24"],
+)
+
+
+class Reconciler(reconciler_module.Reconciler):
+    """One that knows its host."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.set_host(HOST)
+
+
+run = functools.partial(run_anywhere, on=HOST)
+numbers = st.lists(st.integers(1, 12), unique=True, max_size=12)
+addresses = numbers.map(lambda some: [f"10.0.0.{n}" for n in some])
+HINTS = (Hint(), Hint(("zone-a",)), Hint(("zone-b",)), Hint(("zone-a",), ("node-a",)), Hint(("zone-a",), ("node-b",)))
+plain_services = st.one_of(
     st.builds(lambda n, ip: Upsert(service(n, f"10.96.0.{ip}")), st.sampled_from(NAMES), st.integers(1, 4)),
     st.builds(
         lambda n, ip, port: Upsert(service(n, f"10.96.0.{ip}", ports=[("", TCP, port)])),
@@ -38,18 +63,72 @@ events = st.one_of(
         st.integers(1, 2),
         st.permutations([80, 81, 82]),
     ),
-    st.builds(lambda n: Delete(service(n).ref), st.sampled_from(NAMES)),
+)
+rich_services = st.builds(
+    lambda n, ip, port, node_port, **more: Upsert(
+        service(n, f"10.96.0.{ip}", ports=[("http", TCP, port, node_port)], **more)
+    ),
+    st.sampled_from(NAMES),
+    st.integers(1, 3),
+    st.integers(80, 81),
+    st.sampled_from([0, 30080, 30081]),
+    internal_local=st.booleans(),
+    external_local=st.booleans(),
+    affinity_s=st.sampled_from([0, 0, 10800]),
+    consistent=st.booleans(),
+    load_balancer_ips=st.sampled_from([(), ("192.0.2.1",), ("192.0.2.1", "192.0.2.2")]),
+    external_ips=st.sampled_from([(), ("192.0.2.2",), ("198.51.100.1",)]),
+    source_ranges=st.sampled_from([None, ("10.0.0.0/8",), ("192.168.0.0/24", "10.0.0.0/8")]),
+)
+plain_slices = st.one_of(
     st.builds(
         lambda n, ready: Upsert(piece(n, "x", ready, ports=[("", TCP, 8080), ("http", TCP, 8081)])),
         st.sampled_from(NAMES),
         addresses,
     ),
     st.builds(lambda n, s, ready: Upsert(piece(n, s, ready)), st.sampled_from(NAMES), st.sampled_from("xy"), addresses),
+)
+rich_slices = st.builds(
+    lambda n, s, every, ready, here, weight, hint, bare: Upsert(
+        piece(
+            n,
+            s,
+            every[:ready],
+            leaving=every[ready:],
+            here=every[::here],
+            weight=weight,
+            hints={each: hint for index, each in enumerate(every) if index != bare} if hint else None,
+        )
+    ),
+    st.sampled_from(NAMES),
+    st.sampled_from("xy"),
+    addresses,
+    st.integers(0, 12),
+    st.integers(1, 13),
+    st.sampled_from([1, 1, 1, 3]),
+    st.sampled_from((None, *HINTS)),
+    st.integers(0, 12),
+)
+events = st.one_of(
+    plain_services,
+    rich_services,
+    plain_slices,
+    rich_slices,
+    st.builds(lambda n: Delete(service(n).ref), st.sampled_from(NAMES)),
     st.builds(lambda n, s: Delete(piece(n, s, []).ref), st.sampled_from(NAMES), st.sampled_from("xy")),
+    st.builds(lambda zone: Upsert(node(zone=zone)), st.sampled_from(["", "zone-a", "zone-b"])),
     st.builds(lambda n, ip: Upsert(pod(n, f"10.0.9.{ip}")), st.sampled_from(NAMES), st.integers(1, 4)),
     st.builds(lambda n: Delete(pod(n).ref), st.sampled_from(NAMES)),
 )
 WIRES = {f"default/{name}": wire(index + 1) for index, name in enumerate(NAMES)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_tables_of_shares():
+    """What is looked at after every write should be little."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maglev, "SIZES", (13, 29))
+        yield
 
 
 def final(changes: Sequence[Change]) -> list[Upsert]:
@@ -98,10 +177,18 @@ def test_failing_writes_change_nothing_in_the_end(changes, seed: int):
     assert dump.summary(tables) == run(final(changes), wires=WIRES)
 
 
+def fits(change: Upsert, services: int) -> bool:
+    """Whether a service's frontends and marks fit beside the node's, and its sets need no table of shares."""
+    if not isinstance(change.fact, Service) or change.fact.consistent:
+        return False
+    asked = compile_service(change.fact, HOST)
+    return len(asked.frontends) + len(asked.cluster_ips) + 1 <= services
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.lists(events, max_size=25), st.integers(1, 14), st.integers(1, 3), st.integers(1, 2))
+@given(st.lists(events, max_size=25), st.integers(1, 14), st.integers(3, 6), st.integers(1, 2))
 def test_small_tables_hold_what_fits_and_the_rest_follows_when_there_is_room(changes, slots, services, pods):
-    tables = memory_tables(slots=slots, services=services + 1, pods=pods)  # and a mark of the address
+    tables = memory_tables(slots=slots, services=services, pods=pods)
     reconciler = Reconciler(tables, "node-a", clock := Clock())
     reconciler.set_wires(WIRES)
     reconciler.apply([Synced()])
@@ -110,16 +197,20 @@ def test_small_tables_hold_what_fits_and_the_rest_follows_when_there_is_room(cha
     wanted, here = run(final(changes), wires=WIRES), dump.summary(tables)
     if here != wanted:
         assert [problem for problem in reconciler.problems if "table" in problem.reason]
-    keep = next(
-        (each for each in final(changes)[::-1] if isinstance(each.fact, Service) and len(each.fact.ports) <= services),
-        None,
-    )
+    keep = next((each for each in final(changes)[::-1] if fits(each, services)), None)
     fitting = [Upsert(piece("a", "x", ["10.0.0.1"])), *([keep] if keep else [])]
     last = {change.fact.ref for change in fitting}
     reconciler.apply([Delete(change.fact.ref) for change in final(changes) if change.fact.ref not in last])
     reconciler.apply(fitting)
     settle(reconciler, clock)
     assert dump.summary(tables) == run(fitting, wires=WIRES)
+
+
+GROUPS = {
+    abi.identify(f"default/{name}:{port}/6#local"): abi.identify(f"default/{name}:{port}/6")
+    for name in NAMES
+    for port in ("", "http", "x")
+}
 
 
 class Checked(MemoryTable):
@@ -141,16 +232,16 @@ class Checked(MemoryTable):
 def test_after_every_single_write_a_frontend_leads_to_backends_that_were_right(changes, once: bool):
     """Killed between any two writes, the datapath still serves: invariant 2."""
     tables = memory_tables(lambda table: Checked(table.spec))
-    ever: dict[bytes, set[bytes]] = {}
+    ever: dict[int, set[bytes]] = {}
     for change in changes:
         if isinstance(change, Upsert) and isinstance(change.fact, EndpointSlice):
             for group, made in compile_slice(change.fact, Place("node-a")).items():
-                ever.setdefault(group.to_bytes(8, "little"), set()).update(records(made.listed))
+                ever.setdefault(group, set()).update(records(made.listed))
 
     def check() -> None:
         for *_, value in tables["services"].items():
             for set_id in sets_of(value):
-                assert in_slots(tables, set_id) <= ever.get(set_id.to_bytes(8, "little"), set())
+                assert in_slots(tables, set_id) <= ever.get(GROUPS.get(set_id, set_id), set())
 
     for table in tables.values():
         table.check = check  # type: ignore[attr-defined]
@@ -216,6 +307,37 @@ def test_what_swaps_frontends_never_leaves_one_without_a_set(before, after):
 @given(st.lists(events, max_size=15), st.lists(events, max_size=8))
 def test_at_every_moment_what_stays_is_there(before, after):
     assert_steady(before, after)
+
+
+def with_members(tables) -> list[int]:
+    """The sets that frontends lead clients to which stay with their backends."""
+    values = [value for _, value in tables["services"].items()]
+    return [set_id for value in values if abi.Service.unpack(value).affinity_s for set_id in sets_of(value)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(events, max_size=15), st.lists(events, max_size=8))
+def test_at_every_moment_backends_that_stay_are_members(before, after):
+    """Also while affinity is switched on and off, and while a table of shares takes the place of another."""
+    tables = memory_tables(lambda table: Checked(table.spec))
+    reconciler = Reconciler(tables, "node-a")
+    reconciler.apply([*before, Synced()])
+    there: dict[int, set[bytes]] = {}
+
+    def check() -> None:
+        for set_id in with_members(tables):
+            for backend in in_slots(tables, set_id) & there.get(set_id, set()):
+                assert tables["members"].get(set_key(set_id) + backend + bytes(4))
+
+    for table in tables.values():
+        table.check = check  # type: ignore[attr-defined]
+    for index, change in enumerate(after):
+        scratch = memory_tables()
+        run(final([*before, *after[: index + 1]]), scratch)
+        found = [int.from_bytes(key, "little") for key, _ in scratch["sets"].items()]
+        there = {set_id: in_slots(scratch, set_id) for set_id in found}
+        reconciler.apply([change])
+        check()
 
 
 @settings(max_examples=150, deadline=None)

@@ -12,9 +12,8 @@ from ebpfnet.maps import dump
 from ebpfnet.maps.faulty import FaultyTable
 from ebpfnet.maps.memory import MemoryTable
 from ebpfnet.model.facts import Synced, Upsert
-from ebpfnet.reconcile.reconciler import Reconciler
-from tests.cluster import TCP, Clock, memory_tables, piece, pod, run, service, settle
-from tests.unit.reconcile.test_paths import WIRES, events, expected_slots, final
+from tests.cluster import TCP, Clock, memory_tables, piece, pod, service, settle
+from tests.unit.reconcile.test_paths import WIRES, Reconciler, events, expected_slots, final, run
 
 
 class Counted(MemoryTable):
