@@ -146,10 +146,10 @@ class Cluster:
     def _retouch(self, index: int) -> None:
         """One pod's condition changes, as in a rolling update."""
         number = self.dice.randrange(len(self.pods))
+        self.said.pop((index, number), None)
         for piece in self.slices[index]:
             for each in piece["endpoints"]:
                 if self.pods[number]["metadata"]["name"] == each["targetRef"]["name"]:
-                    self.said.pop((index, number), None)
                     each.update(self._say(index, number))
 
     def _vary(self, index: int) -> None:
@@ -160,6 +160,9 @@ class Cluster:
             self.services[index]["spec"][field] = other["spec"][field]
         if self.services[index]["spec"]["type"] == "LoadBalancer":
             self.services[index]["status"] = self._status()
+        if self.services[index]["spec"]["type"] not in {"NodePort", "LoadBalancer"}:
+            for port in self.services[index]["spec"]["ports"]:
+                port.pop("nodePort", None)  # the API server refuses others
 
     # Objects
 
@@ -183,7 +186,8 @@ class Cluster:
 
     def _pod(self, index: int) -> Manifest:
         node = 0 if index < 2 else self.dice.randrange(len(self.nodes))
-        host = index > 1 and self.dice.random() < 0.15
+        host = index == 2 + node  # one a node: two would have one address, and different things to say of it
+        host &= self.dice.random() < 0.5
         addresses = [f"10.1.{node}.{index + 10}", f"fd01:0:{node}::{index + 10:x}"]
         if host:
             addresses = [
@@ -209,7 +213,7 @@ class Cluster:
         for number, port in enumerate(spec["ports"]):
             if kind in {"NodePort", "LoadBalancer"} and dice.random() < 0.9:
                 shared = dice.random() < 0.1  # until the control plane has sorted it out
-                port["nodePort"] = 30000 if shared else 30001 + 8 * index + number
+                port["nodePort"] = 30000 + number + (0 if shared else 8 * (index + 1))
         spec |= {
             "externalIPs": dice.sample(POOLS["external"], dice.choice([0, 0, 1, 2])) + self._odd("external"),
             "internalTrafficPolicy": dice.choice(["Cluster", "Cluster", "Local", None]),
@@ -258,7 +262,7 @@ class Cluster:
     def _slices(self, index: int) -> list[Manifest]:
         found = []
         owner, dice = self.services[index], self.dice
-        self.hinting = dice.choice([set(), set(), {"forZones"}, {"forZones"}, {"forNodes"}, {"forZones", "forNodes"}])
+        self.hinting = dice.choice([(), (), ("forZones",), ("forZones",), ("forNodes",), ("forZones", "forNodes")])
         for ipv6 in (False, True):
             for number in range(dice.choice([0, 1, 1, 1, 2, 3])):
                 ports: list[Manifest] = [

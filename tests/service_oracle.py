@@ -181,7 +181,7 @@ class Oracle:
 
     def _taken(self, address: str) -> bool:
         """A load balancer must not take over the node, or pods; kube-proxy would let it."""
-        return same(address) in self.own or inside(address, self.pod_blocks)
+        return same(address) in self.own or inside(address, self.flags.cluster_cidrs)
 
     def serves_nodeports(self, address: str) -> bool:
         """Without blocks of its family at every address (pkg/proxy/util/nodeport_addresses.go), but loopback ones."""

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 
 from ebpfnet import abi
 from ebpfnet.maps.table import Table
-from ebpfnet.model.facts import Change, Delete, IPAddress, IPNetwork, Refused, Synced, Upsert
+from ebpfnet.model.facts import Change, Delete, IPAddress, IPNetwork, Kind, Ref, Refused, Synced, Upsert
 from ebpfnet.model.host import Host
 from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.watch.decode import decode
 from tests.cluster import memory_tables, wire
-from tests.service_clusters import Cluster, Step
+from tests.service_clusters import Cluster, Step, identity
 from tests.service_oracle import Action, Answer, Client, Flags, Manifest, Oracle, Who
 
 PROTOCOLS = {"TCP": abi.Protocol.TCP, "UDP": abi.Protocol.UDP, "SCTP": abi.Protocol.SCTP}
@@ -51,10 +51,10 @@ def host_of(oracle: Oracle, flags: Flags) -> Host:
 
 
 def changes_of(step: Step) -> list[Change]:
-    """Return what a source would say."""
-    found = decode(step.item)
-    if step.gone:
-        return [Delete(found.ref)] if found.ref else []
+    """Return what a source would say: what is none of ours, or no more, is gone."""
+    found, (kind, namespace, name) = decode(step.item), identity(step.item)
+    if step.gone or not (found.fact or found.problems):
+        return [Delete(Ref(Kind(kind), "" if kind == "Node" else namespace, name))]
     told: list[Change] = [Refused(problem, partial=bool(found.fact)) for problem in found.problems]
     return [*told, Upsert(found.fact)] if found.fact else told
 
