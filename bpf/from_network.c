@@ -58,12 +58,13 @@ static __always_inline int lead_on(struct __sk_buff *skb, const struct packet *p
 /* The first packet of a connection. NULL with *error 0: the host's own. */
 static __always_inline struct flow *open_from_network(struct __sk_buff *skb, struct packet *p, __u64 now, int *error)
 {
-	struct flow *f = draft(DRAFT_FORWARD);
+	struct flow *f = blank_flow(SCRATCH_FORWARD);
 	struct pod *pod = pod_of(&p->tuple.destination);
 	*error = 0;
-	if (!f || (pod ? pod->wire.segment != 0 : !begins(p)))
+	if (!f)
 		return NULL;
-	__builtin_memset(f, 0, sizeof(*f));
+	if (pod ? pod->wire.segment != 0 : !begins(p))
+		return NULL;
 	f->to = p->tuple;
 	if (pod) {
 		f->deliver = pod->wire;

@@ -72,11 +72,10 @@ static __always_inline int pod_error(struct __sk_buff *skb, struct packet *p)
 /* The first packet of a connection: who sends, which backend, which wire. */
 static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct packet *p, __u64 now, int *error)
 {
-	struct flow *f = draft(DRAFT_FORWARD);
+	struct flow *f = blank_flow(SCRATCH_FORWARD);
 	*error = -DROP_FLOW_TABLE;
 	if (!f)
 		return NULL;
-	__builtin_memset(f, 0, sizeof(*f));
 	*error = check_sender(skb, p, &f->from);
 	if (*error)
 		return NULL;

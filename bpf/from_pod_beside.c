@@ -47,13 +47,14 @@ static __always_inline struct flow *recall_beside(struct packet *p, __u64 now)
 /* NULL with *error 0: not ours. */
 static __always_inline struct flow *open_beside(struct __sk_buff *skb, struct packet *p, __u64 now, int *error)
 {
-	struct flow *f = draft(DRAFT_FORWARD);
 	*error = 0;
 	if (p->icmp == ICMP_KIND_ECHO)
 		served_elsewise(&p->tuple, error);
 	if (!f || !opens(p))
 		return NULL;
-	__builtin_memset(f, 0, sizeof(*f));
+	struct flow *f = blank_flow(SCRATCH_FORWARD);
+	if (!f)
+		return NULL;
 	f->to = p->tuple;
 	f->flags = FLOW_BESIDE;
 	struct pod *pod = NULL;

@@ -36,6 +36,9 @@ int to_pod(struct __sk_buff *skb)
 	__u64 now = bpf_ktime_get_coarse_ns();
 	f = recall(&p, now);
 	if (f) {
+		error = track(f, &p, now);
+		if (error)
+			return drop(skb, HOOK_TO_POD, error, &p.tuple);
 		struct hop stack = {};
 		error = track(f, &p, now);
 		if (error) /* refused at once where its sender is known; here it is not any more */
@@ -48,14 +51,13 @@ int to_pod(struct __sk_buff *skb)
 		return pass(skb, HOOK_TO_POD);
 	if (asked_by_process(&p))
 		return pass(skb, HOOK_TO_POD);
-	struct flow *new = draft(DRAFT_FORWARD);
 	address = p.tuple.destination;
 	struct pod *pod = pods.lookup(&address);
-	if (pod && new) {
-		__builtin_memset(new, 0, sizeof(*new));
-		new->to = p.tuple;
-		new->deliver = pod->wire;
-		if (!remember(&p, new, now, &error))
+	f = blank_flow(SCRATCH_FORWARD);
+	if (pod && f) {
+		f->to = p.tuple;
+		f->deliver = pod->wire;
+		if (!remember(&p, f, now, &error))
 			return drop(skb, HOOK_TO_POD, error, &p.tuple);
 	}
 	return pass(skb, HOOK_TO_POD);

@@ -3,13 +3,16 @@
 
 #define SECOND 1000000000ULL
 
-/* Entries in the making, one program at a time on a CPU: the stack's 512 bytes are too few for both directions. */
-#define DRAFT_FORWARD 0
-#define DRAFT_BACK 1
+enum scratch_use { SCRATCH_FORWARD, SCRATCH_BACK };
 
-static __always_inline struct flow *draft(__u32 which)
+/* An entry in the making, all zero: a program's stack of 512 bytes has no room for it. One program at a time runs on a
+ * processor, so nobody else uses it. */
+static __always_inline struct flow *blank_flow(__u32 use)
 {
-	return drafts.lookup(&which); /* NULL never, but the verifier can't know */
+	struct flow *f = scratch.lookup(&use);
+	if (f)
+		__builtin_memset(f, 0, sizeof(*f));
+	return f;
 }
 
 static __always_inline __u64 flow_timeout(__u8 protocol, __u8 state)
@@ -91,12 +94,14 @@ static __always_inline struct flow *opposite(const struct flow *f, const struct 
 }
 
 /* Remove both directions. */
-static __always_inline void forget(const struct flow *f, const struct packet *p)
+static __always_inline void forget(struct flow *f, const struct packet *p)
 {
 	struct tuple key = p->tuple, other_key;
 	bool taken;
-	if (opposite(f, &key, &other_key, &taken) && !taken)
+	struct flow *other = opposite(f, &key, &other_key, &taken);
+	if (other && !taken) {
 		flows.delete(&other_key);
+	}
 	flows.delete(&key);
 }
 
@@ -121,7 +126,7 @@ static __always_inline int track(struct flow *f, const struct packet *p, __u64 n
 	f->tcp_flags |= flags;
 	f->state = next_state(f, other && !taken ? other->tcp_flags : 0, p);
 	if (!other) {
-		struct flow *restored = draft(DRAFT_BACK);
+		struct flow *restored = blank_flow(SCRATCH_BACK);
 		if (!restored)
 			return 0;
 		mirror(restored, f, &p->tuple);
@@ -135,9 +140,13 @@ static __always_inline int track(struct flow *f, const struct packet *p, __u64 n
 
 /* Claim the reply's key for this flow; a client may hold connections to a backend through two services, or directly
  * and through one, with one source port: the later one gets another source port. Returns 0 or -DROP_*. */
-static __always_inline int claim_reply(const struct tuple *key, struct flow *forward, struct flow *back, __u64 now)
+static __always_inline int claim_reply(const struct tuple *key, struct flow *forward, __u64 now)
 {
 	struct tuple reply_key;
+	struct flow *back = blank_flow(SCRATCH_BACK);
+	if (!back)
+		return -DROP_FLOW_TABLE;
+	mirror(back, forward, key);
 #pragma unroll
 	for (int attempt = 0; attempt < 4; attempt++) {
 		reverse(&reply_key, &forward->to);
@@ -164,14 +173,9 @@ static __always_inline int claim_reply(const struct tuple *key, struct flow *for
  * CPU that was first; NULL with *error set. */
 static __always_inline struct flow *remember(struct packet *p, struct flow *forward, __u64 now, int *error)
 {
-	struct flow *back = draft(DRAFT_BACK);
-	*error = -DROP_FLOW_TABLE;
-	if (!back)
-		return NULL;
 	forward->seen_ns = now;
 	forward->tcp_flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
-	mirror(back, forward, &p->tuple);
-	*error = claim_reply(&p->tuple, forward, back, now);
+	*error = claim_reply(&p->tuple, forward, now);
 	if (*error)
 		return NULL;
 	if (flows.insert(&p->tuple, forward) == 0)

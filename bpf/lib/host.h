@@ -10,19 +10,18 @@
 static __always_inline struct flow *open_from_process(struct __sk_buff *skb, struct packet *p, __u32 hook, __u64 now,
 						      int *error)
 {
-	struct flow *f = draft(DRAFT_FORWARD);
+	struct flow *f = blank_flow(SCRATCH_FORWARD);
+	struct pod *pod = NULL;
 	*error = 0;
 	if (!f || !begins(p))
 		return NULL;
-	__builtin_memset(f, 0, sizeof(*f));
 	f->to = p->tuple;
-	*error = choose_backend(f, hook);
+	*error = find_backend(f, hook, &pod);
 	if (*error || !(f->flags & FLOW_NAT))
 		return NULL;
 	f->flags |= FLOW_HOST;
 	f->from.ifindex = skb->ifindex;
 	__builtin_memcpy(f->from.mac, p->mac, 6);
-	struct pod *pod = pod_of(&f->to.destination);
 	if (pod)
 		f->deliver = pod->wire;
 	else if (marks_of(&f->to.destination) & MARK_OWN)

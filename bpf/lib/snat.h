@@ -38,7 +38,7 @@ static __always_inline int claim_port(struct __sk_buff *skb, const struct packet
 				      const struct node *us)
 {
 	struct tuple answer;
-	struct flow *back = draft(DRAFT_BACK);
+	struct flow *back = blank_flow(SCRATCH_BACK);
 	__u32 first = us->first_port;
 	__u32 ports = us->last_port >= first ? us->last_port - first + 1 : 0;
 

@@ -11,7 +11,7 @@ INSTRUCTIONS_MAX = {
     "to_pod": 5000,
     "from_network": 9500,
     "to_network": 8000,
-    "from_pod_beside": 8500,
+    "from_pod_beside": 9500,
     "to_pod_beside": 5000,
     "from_host": 8000,
     "to_network_beside": 10500,
