@@ -11,6 +11,7 @@
 
 #include "lib/packet.h"	    /* bytes to struct packet */
 #include "lib/verdict.h"    /* how a program ends: finish, drop */
+#include "lib/usage.h"	    /* packets and bytes of services */
 #include "lib/flow.h"	    /* connections: find, remember, track */
 #include "lib/hash.h"	    /* of a connection, on every node alike */
 #include "lib/service.h"    /* frontend to backend */

@@ -99,7 +99,9 @@ static __always_inline void forget(struct flow *f, const struct packet *p)
 	struct tuple key = p->tuple, other_key;
 	bool taken;
 	struct flow *other = opposite(f, &key, &other_key, &taken);
+	flush_last(f, &key);
 	if (other && !taken) {
+		flush_last(other, &other_key);
 		flows.delete(&other_key);
 	}
 	flows.delete(&key);
@@ -117,6 +119,7 @@ static __always_inline int track(struct flow *f, const struct packet *p, __u64 n
 		forget(f, p);
 		return -DROP_BACKEND_GONE;
 	}
+	count(f, p);
 	if (settled && !flags && idle_ns(f, now) < SECOND)
 		return 0;
 	struct tuple other_key;
@@ -124,7 +127,9 @@ static __always_inline int track(struct flow *f, const struct packet *p, __u64 n
 	struct flow *other = opposite(f, &p->tuple, &other_key, &taken);
 	f->seen_ns = now;
 	f->tcp_flags |= flags;
+	bool unanswered = f->state == FLOW_NEW;
 	f->state = next_state(f, other && !taken ? other->tcp_flags : 0, p);
+	flush(f, &p->tuple, unanswered && f->state != FLOW_NEW);
 	if (!other) {
 		struct flow *restored = blank_flow(SCRATCH_BACK);
 		if (!restored)
@@ -147,7 +152,7 @@ static __always_inline int claim_reply(const struct tuple *key, struct flow *for
 	if (!back)
 		return -DROP_FLOW_TABLE;
 	mirror(back, forward, key);
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (int attempt = 0; attempt < 4; attempt++) {
 		reverse(&reply_key, &forward->to);
 		if (flows.insert(&reply_key, back) == 0)
@@ -175,6 +180,7 @@ static __always_inline struct flow *remember(struct packet *p, struct flow *forw
 {
 	forward->seen_ns = now;
 	forward->tcp_flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
+	count(forward, p);
 	*error = claim_reply(&p->tuple, forward, now);
 	if (*error)
 		return NULL;
@@ -191,6 +197,7 @@ static __always_inline struct flow *recall(struct packet *p, __u64 now)
 {
 	struct flow *f = flows.lookup(&p->tuple);
 	if (f && !flow_alive(f, p, now)) {
+		flush_last(f, &p->tuple);
 		flows.delete(&p->tuple);
 		return NULL;
 	}
