@@ -50,7 +50,7 @@ static __always_inline struct flow *open_beside(struct __sk_buff *skb, struct pa
 	*error = 0;
 	if (p->icmp == ICMP_KIND_ECHO)
 		served_elsewise(&p->tuple, error);
-	if (!f || !opens(p))
+	if (!opens(p))
 		return NULL;
 	struct flow *f = blank_flow(SCRATCH_FORWARD);
 	if (!f)

@@ -34,7 +34,7 @@ def cleanup(instances: list[nodes.Instance], *, dry_run: bool) -> None:
 
 
 def _clean(instance: nodes.Instance, *, dry_run: bool) -> None:
-    from ebpfnet.datapath import attach, loopback
+    from ebpfnet.datapath import attach, cgroup, loopback
 
     verb = "would remove" if dry_run else "removed"
     nothing = True
@@ -46,9 +46,12 @@ def _clean(instance: nodes.Instance, *, dry_run: bool) -> None:
             loopback.restore(instance.run)
         click.echo(f"{verb} our settings of lo, kept in {kept}")
         nothing = False
-    for path in _ours(instance):
+    ours = _ours(instance)
+    if not dry_run:
+        cgroup.detach(instance.pins)
+    for path in ours:
         if not dry_run:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         click.echo(f"{verb} {path}")
         nothing = False
     if nothing:
@@ -59,7 +62,7 @@ def _ours(instance: nodes.Instance) -> list[Path]:
     """Return our pins by name (others may be beside them), the directory when it is then empty, and run files."""
     from ebpfnet.datapath import cgroup
 
-    replaced = (*abi.PROGRAMS, *cgroup.PINS)  # a link's pin is all that holds a program on its cgroup
+    replaced = (*abi.PROGRAMS, *cgroup.PINS)
     names = {*abi.TABLES, *replaced, *(f"{name}_new" for name in replaced)}
     pinned = list(instance.pins.iterdir()) if instance.pins.is_dir() else []
     ours = sorted(path for path in pinned if path.name in names)

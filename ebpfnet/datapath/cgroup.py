@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ebpfnet import abi
@@ -19,7 +19,7 @@ from ebpfnet.exits import EbpfnetError
 from ebpfnet.maps.syscall import OBJ_INFO, InfoAttributes, bpf, obj_get, obj_pin
 from ebpfnet.maps.table import Table
 
-LINK_CREATE, LINK_UPDATE = 28, 29
+LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
 SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h
 ROOT_ID = 1  # of the machine's root cgroup (fs/kernfs: the root's inode); a container's own root has another
 ROOT = "root"
@@ -52,6 +52,12 @@ class _LinkUpdate(ctypes.Structure):
         ("flags", ctypes.c_uint32),
         ("old_prog_fd", ctypes.c_uint32),
     )
+
+
+class _LinkDetach(ctypes.Structure):
+    """The head of ``union bpf_attr`` for BPF_LINK_DETACH."""
+
+    _fields_ = (("link_fd", ctypes.c_uint32),)
 
 
 class _LinkInfo(ctypes.Structure):
@@ -128,22 +134,31 @@ class Shortcut:
         """Replace the program of a pinned link; False when there is none to our cgroup."""
         if cgroup_of(pin) != self.cgroup.stat().st_ino:
             return False
-        link = obj_get(pin)
-        try:
+        with _pinned(pin) as link:
             bpf(LINK_UPDATE, _LinkUpdate(link, program.fd))
-        finally:
-            os.close(link)
         return True
 
     def _create(self, pin: Path, program: Program, directory: int) -> None:
-        link = create_link(program, directory)
-        try:  # over a link to another cgroup, which ends with its pin
+        """Pin a new link, and only then end one to another cgroup."""
+        with contextlib.ExitStack() as stack:
+            former = stack.enter_context(_pinned(pin)) if pin.exists() else None
+            link = create_link(program, directory)
+            stack.callback(os.close, link)
             temporary = pin.with_name(f"{pin.name}_new")
             temporary.unlink(missing_ok=True)
             obj_pin(link, temporary)
             temporary.rename(pin)
-        finally:
-            os.close(link)
+            if former is not None:
+                bpf(LINK_DETACH, _LinkDetach(former))
+
+
+@contextlib.contextmanager
+def _pinned(pin: Path) -> Iterator[int]:
+    link = obj_get(pin)
+    try:
+        yield link
+    finally:
+        os.close(link)
 
 
 def create_link(program: Program, directory: int) -> int:
@@ -153,22 +168,21 @@ def create_link(program: Program, directory: int) -> int:
 
 def cgroup_of(pin: Path) -> int:
     """Return the id of the cgroup that a pinned link is on; 0: there is no such link, or no such cgroup any more."""
+    info = _LinkInfo()
     try:
-        link = obj_get(pin)
+        with _pinned(pin) as link:
+            bpf(OBJ_INFO, InfoAttributes(link, ctypes.sizeof(info), ctypes.addressof(info)))
     except FileNotFoundError:
         return 0
-    try:
-        info = _LinkInfo()
-        bpf(OBJ_INFO, InfoAttributes(link, ctypes.sizeof(info), ctypes.addressof(info)))
-        return int(info.cgroup_id)
-    finally:
-        os.close(link)
+    return int(info.cgroup_id)
 
 
 def detach(pins: Path) -> None:
     """Take the programs off whatever cgroup they are on; connections go on as they are."""
     for pin in PINS:  # connecting first: what was connected shows its service till the end
-        (pins / pin).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError), _pinned(pins / pin) as link:
+            bpf(LINK_DETACH, _LinkDetach(link))  # at once; with the last descriptor it would be a moment later
+            (pins / pin).unlink()
 
 
 def admit_own_namespace(namespaces: Table) -> None:
