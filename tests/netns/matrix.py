@@ -108,6 +108,8 @@ def service(policy: str) -> list[Manifest]:
         "externalIPs": [addresses(policy, "ExternalIP", ipv6) for ipv6 in families],
         **fields,
     }
+    if "externalTrafficPolicy" in fields:
+        spec["healthCheckNodePort"] = 32000 + node_port(policy, "TCP") % 100
     ingress = [{"ip": addresses(policy, "LoadBalancer", ipv6), "ipMode": "VIP"} for ipv6 in families]
     kind = {"apiVersion": "v1", "kind": "Service", "metadata": objects.meta(f"m-{policy}")}
     targets = [("tcp", "TCP", TCP_PORT + HOST_OFFSET * host), ("udp", "UDP", UDP_PORT + HOST_OFFSET * host)]
@@ -115,7 +117,9 @@ def service(policy: str) -> list[Manifest]:
         {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
-            "metadata": objects.meta(f"m-{policy}-{index}", labels={"kubernetes.io/service-name": f"m-{policy}"}),
+            "metadata": objects.meta(
+                f"m-{policy}-v{'46'[index]}", labels={"kubernetes.io/service-name": f"m-{policy}"}
+            ),
             "addressType": ("IPv4", "IPv6")[index],
             "ports": [{"name": each[0], "protocol": each[1], "port": each[2]} for each in targets],
             "endpoints": [endpoint(name, index) for name in backends],

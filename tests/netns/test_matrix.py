@@ -5,6 +5,7 @@ Who answers, and whom a backend sees, is the oracle's word; the lab is one for a
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,8 +50,9 @@ def oracles(place: Path) -> Oracles:
 @pytest.mark.parametrize("ask", ASKS, ids=str)
 def test_who_answers_and_whom_it_sees(crowd: Lab, oracles: Oracles, ask: Ask):
     place = matrix.asker(crowd, ask)
-    expected = oracles.expected(ask, place.v6 if ask.ipv6 else place.v4)
-    call = {"TCP": client.tcp, "UDP": client.udp}[ask.protocol]
+    source = place.v6 if ask.ipv6 else place.v4
+    expected = oracles.expected(ask, source)
+    call = functools.partial({"TCP": client.tcp, "UDP": client.udp}[ask.protocol], source=source)
     address, port = matrix.target(ask)
     if expected.answer.action == Action.FORWARD:
         assert answered(call, place, address, port, expected).keys() == expected.pods.keys()
@@ -91,7 +93,8 @@ def test_what_a_node_serves_is_the_nodes_alone(crowd: Lab, family: int):
     """Through the other node the same service is reached, too, and that one stands in for the client."""
     node, seen = crowd.node("node-b"), set[tuple[str, str]]()
     for _ in range(ATTEMPTS):
-        answer = client.tcp(crowd.outside(), node.of(family), matrix.node_port("cluster", "TCP"))
+        port, source = matrix.node_port("cluster", "TCP"), crowd.outside().of(family)
+        answer = client.tcp(crowd.outside(), node.of(family), port, source=source)
         seen.add((answer.pod, host(answer.client)))
     assert seen == {("default/m-far", crowd.outside().of(family)), ("default/m-near", node.of(family))}
 
