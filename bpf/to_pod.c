@@ -36,9 +36,6 @@ int to_pod(struct __sk_buff *skb)
 	__u64 now = bpf_ktime_get_coarse_ns();
 	f = recall(&p, now);
 	if (f) {
-		error = track(f, &p, now);
-		if (error)
-			return drop(skb, HOOK_TO_POD, error, &p.tuple);
 		struct hop stack = {};
 		error = track(f, &p, now);
 		if (error) /* refused at once where its sender is known; here it is not any more */

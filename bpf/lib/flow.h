@@ -75,9 +75,6 @@ static __always_inline void mirror(struct flow *to, const struct flow *f, const 
 	to->state = f->state;
 	to->flags = f->flags ^ FLOW_REPLY;
 	to->tcp_flags = 0;
-	to->pad = 0;
-	to->packets = 0;
-	to->bytes = 0;
 }
 
 /* The other direction's entry of a flow that `key` found, whose key is put into *other_key. NULL: not there. *taken: a
