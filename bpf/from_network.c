@@ -133,7 +133,8 @@ static __always_inline int follow(struct __sk_buff *skb, const struct packet *p,
 	if (!error && (f->flags & FLOW_HOST))
 		return deliver_to_host(skb, p, HOOK_FROM_NETWORK, &f->to, f->flags & FLOW_NAT, &f->deliver);
 	/* Ends here, and is for whom it says: the stack tells its sender, of the packet as that knows it. */
-	if (!error && p->ttl <= 1 && same_address(&f->to.destination, &p->tuple.destination))
+	if (!error && p->ttl <= 1 && same_address(&f->to.destination, &p->tuple.destination) &&
+	    f->to.destination_port == p->tuple.destination_port)
 		return pass(skb, HOOK_FROM_NETWORK);
 	if (!error)
 		error = choose_hop(skb, p, f, &f->to, &hop, &mtu);

@@ -22,6 +22,7 @@ from scapy.all import (
     ICMPv6PacketTooBig,
     ICMPv6TimeExceeded,
     IPv6,
+    IPv6ExtHdrFragment,
     Packet,
     Raw,
     SCTPChunkInit,
@@ -148,3 +149,16 @@ def turn(packet: Packet, ends: Ends) -> Packet:
     header = header.copy()
     header.src, header.dst = ends.outside, ends.alice
     return strip_checksums(header)
+
+
+def pieces(source: str, destination: str, payload: bytes, size: int, protocol: int = 17) -> list[Packet]:
+    """Return the fragments of an IP packet, each of ``size`` bytes but the last."""
+    made = []
+    for offset in range(0, len(payload), size):
+        part, more = Raw(payload[offset : offset + size]), offset + size < len(payload)
+        if ":" in source:
+            head = IPv6(src=source, dst=destination) / IPv6ExtHdrFragment(id=7, offset=offset // 8, m=more, nh=protocol)
+        else:
+            head = IP(src=source, dst=destination, id=7, frag=offset // 8, flags="MF" if more else 0, proto=protocol)
+        made.append(head / part)
+    return made

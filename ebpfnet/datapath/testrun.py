@@ -73,18 +73,20 @@ def run(
     packet: bytes,
     *,
     ingress_ifindex: int = 0,
+    ifindex: int = 0,
     repeat: int = 1,
     gso: tuple[int, int] = (0, 0),
     checksum_complete: bool = False,
 ) -> Result:
     """Send ``packet`` (from its Ethernet header, 14 bytes at least) through program ``fd``.
 
+    ``ifindex`` is a device of this namespace that the packet is on, or 0: loopback, and always to this host then.
     With ``repeat`` the rewritten packet goes in again. ``gso`` makes it a train of so many segments of so many bytes.
     With ``checksum_complete`` a card summed the packet up: EBADMSG says that the program left a wrong sum, EINVAL that
     this kernel can't tell. Raises ``OSError``.
     """
     out = ctypes.create_string_buffer(len(packet) + ROOM)
-    context = Context(ingress_ifindex=ingress_ifindex, gso_segs=gso[0], gso_size=gso[1])
+    context = Context(ingress_ifindex=ingress_ifindex, ifindex=ifindex, gso_segs=gso[0], gso_size=gso[1])
     given = ctypes.create_string_buffer(packet, len(packet))
     attributes = _Attributes(
         prog_fd=fd,

@@ -15,6 +15,7 @@ from ebpfnet.simulate.network import private_network
 from tests import cgroups, packets
 from tests.prog import commands
 from tests.prog.loaded import Datapath
+from tests.prog.uplink import Uplink, connect
 
 # An LRU table of few entries may evict what it got last (before Linux 6.16): so fragments are many.
 SIZES = {
@@ -69,6 +70,12 @@ def datapath(loaded: Datapath) -> Iterator[Datapath]:
 def ends(request: pytest.FixtureRequest) -> packets.Ends:
     found: packets.Ends = request.param
     return found
+
+
+@pytest.fixture
+def uplink(datapath: Datapath, ends: packets.Ends) -> Uplink:
+    """Return the programs on a node with an uplink."""
+    return connect(datapath, ends)
 
 
 @pytest.fixture(scope="module")

@@ -44,10 +44,17 @@ class Datapath:
         self.tables = tables
 
     def run(
-        self, program: str, packet: Packet | bytes, ifindex: int | None = None, gso: tuple[int, int] = (0, 0)
+        self,
+        program: str,
+        packet: Packet | bytes,
+        ifindex: int | None = None,
+        gso: tuple[int, int] = (0, 0),
+        device: int = 0,
     ) -> Result:
+        """Send a packet that came in at ``ifindex`` and is now on ``device``."""
         where = IFINDEX[program] if ifindex is None else ifindex
-        done = testrun.run(self.programs[program].fd, bytes(packet), ingress_ifindex=where, gso=gso)
+        fd = self.programs[program].fd
+        done = testrun.run(fd, bytes(packet), ingress_ifindex=where, ifindex=device, gso=gso)
         outcome, reason, target = done.cb[:3]
         return Result(done.retval, abi.Outcome(outcome), abi.DropReason(reason), target, done.packet)
 
