@@ -96,11 +96,12 @@ def node(name: str = NODE, zone: str = "", pod_cidrs: Iterable[str] = ()) -> Nod
 
 
 def host(**fields: Any) -> Host:
-    """Return what a node is to services; addresses and blocks may be text."""
+    """Return what a node is to services; addresses and blocks may be text, and ``busy`` a list."""
     for field in ("addresses", "nodeport_addresses", "sources"):
         fields[field] = tuple(map(ipaddress.ip_address, fields.get(field, ())))
     for field in ("pod_cidrs", "service_cidrs", "external_ip_cidrs"):
         fields[field] = tuple(map(ipaddress.ip_network, fields.get(field, ())))
+    fields["busy"] = frozenset(map(tuple, fields.get("busy", ())))
     return Host(**fields)
 
 

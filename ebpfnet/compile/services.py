@@ -127,14 +127,17 @@ def _usable(service: Service, host: Host, families: set[int], out: Compiled) -> 
     if not families:
         return [], []
     found: tuple[Given, Given] = ([], [])
-    named = [(0, f"status.loadBalancer.ingress[{at}].ip", each) for at, each in enumerate(service.load_balancer_ips)]
-    named += [(1, f"spec.externalIPs[{at}]", each) for at, each in enumerate(service.external_ips)]
-    for kind, field, address in named:
-        reason = _why_not(address, host, families, external=kind == 1)
-        if reason:
-            out.problems.append(Problem(service.ref, field, f"{address} {reason}"))
-        else:
-            found[kind].append((address, field))
+    named = ("status.loadBalancer.ingress", service.load_balancer_ips), ("spec.externalIPs", service.external_ips)
+    for kind, (field, addresses) in enumerate(named):
+        reasons = []
+        for address in addresses:
+            reason = _why_not(address, host, families, external=kind == 1)
+            if reason:
+                reasons.append(f"{address} {reason}")
+            else:
+                found[kind].append((address, field))
+        if reasons:
+            out.problems.append(Problem(service.ref, field, "; ".join(reasons)))
     return found
 
 

@@ -40,14 +40,14 @@ class Units:
         self._refusals = refusals
         self._owner = owner
 
-    def attempt(self, unit: int, work: Callable[[], None]) -> bool:
-        """Do a unit's work; returns whether it was done. What fails is tried again later."""
+    def attempt(self, unit: int, work: Callable[[], None], *, whole: bool = True) -> bool:
+        """Do a unit's work, or with ``whole`` unset a part of it; returns whether it was done. What fails waits."""
         try:
             work()
         except TableError as error:
             self.failed(unit, error)
             return False
-        if unit in self.backlog:
+        if whole and unit in self.backlog:
             self.backlog.drop(unit)
             self._name(unit, None)
         return True

@@ -106,7 +106,7 @@ class Writing:
             if set_id not in self._units.backlog:
                 attempt(set_id, lambda set_id=set_id: services.settle(set_id))  # type: ignore[misc]
         for set_id in services.unasked() if FRONTENDS not in self._units.backlog else ():
-            attempt(set_id, lambda set_id=set_id: services.dismiss(set_id))  # type: ignore[misc]
+            attempt(set_id, lambda set_id=set_id: services.dismiss(set_id), whole=False)  # type: ignore[misc]
         if not services.ranges.settled and FRONTENDS not in self._units.backlog:
             attempt(RANGES, services.ranges.write)
         for unit, table in self._place.tables.items():

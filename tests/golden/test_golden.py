@@ -1,7 +1,7 @@
 """Cluster objects in, the sorted dump of the maps out: one YAML file a case.
 
-``steps`` are lists of ``apply`` (objects) and ``delete`` (kind, name); ``maps`` is the dump after the last,
-``problems`` what was refused. Each case also runs with its steps' objects backwards and shuffled, split over a
+``host`` is what the node is to services, ``steps`` are lists of ``apply`` (objects) and ``delete`` (kind, name);
+``maps`` is the dump after the last, ``problems`` what was refused. Each case also runs with its steps' objects backwards and shuffled, split over a
 restart, and with failing writes: the end must be the same. ``make golden-update`` writes what was seen; read the diff.
 """
 
@@ -21,7 +21,7 @@ from ebpfnet.maps.faulty import FaultyTable
 from ebpfnet.model.facts import Change, Delete, Kind, Ref, Refused, Synced, Upsert
 from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.watch.decode import decode
-from tests.cluster import memory_tables, wire
+from tests.cluster import host, memory_tables, wire
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.yaml"))
 NODE = "node-a"
@@ -34,7 +34,7 @@ def changes_of(step: dict[str, Any]) -> list[Change]:
         out += [Refused(problem) for problem in found.problems]
         out += [Upsert(found.fact)] if found.fact else []
     for item in step.get("delete", ()):
-        namespace = "" if item["kind"] in {"Node", "Namespace"} else item.get("namespace", "default")
+        namespace = "" if item["kind"] in {"Node", "Namespace", "ServiceCIDR"} else item.get("namespace", "default")
         out.append(Delete(Ref(Kind(item["kind"]), namespace, item["name"])))
     return out
 
@@ -61,10 +61,12 @@ class Play:
         self.tables = memory_tables(wrap)
         self.now = 0.0
         self.wires = {name: wire(number) for name, number in case.get("wires", {}).items()}
+        self.host = host(**case.get("host", {}))
         self.start()
 
     def start(self) -> None:
         self.reconciler = Reconciler(self.tables, NODE, lambda: self.now)
+        self.reconciler.set_host(self.host)
         self.reconciler.set_wires(self.wires)
 
     def settle(self) -> None:

@@ -144,7 +144,7 @@ REFUSED = {
     "no external IP by default": (
         host(),
         {"external_ips": ["192.0.2.2"]},
-        "spec.externalIPs[0]",
+        "spec.externalIPs",
         (
             "192.0.2.2 is in no --external-ip-cidr: who may write Services could take anybody's traffic "
             "(CVE-2020-8554, KEP-5707)"
@@ -153,7 +153,7 @@ REFUSED = {
     "an external IP outside of what is allowed": (
         host(external_ip_cidrs=["198.51.100.0/24"]),
         {"external_ips": ["198.51.100.1", "192.0.2.2"]},
-        "spec.externalIPs[1]",
+        "spec.externalIPs",
         (
             "192.0.2.2 is in no --external-ip-cidr: who may write Services could take anybody's traffic "
             "(CVE-2020-8554, KEP-5707)"
@@ -162,25 +162,25 @@ REFUSED = {
     "an external IP that is the node's": (
         host(addresses=["192.0.2.2"], external_ip_cidrs=["0.0.0.0/0"]),
         {"external_ips": ["192.0.2.2"]},
-        "spec.externalIPs[0]",
+        "spec.externalIPs",
         "192.0.2.2 is an address of this node",
     ),
     "a load balancer's address that is the node's": (
         host(addresses=["192.0.2.1"]),
         {"load_balancer_ips": ["192.0.2.1"]},
-        "status.loadBalancer.ingress[0].ip",
+        "status.loadBalancer.ingress",
         "192.0.2.1 is an address of this node",
     ),
     "a load balancer's address of a pod": (
         host(pod_cidrs=["192.0.2.0/24"]),
         {"load_balancer_ips": ["192.0.2.1"]},
-        "status.loadBalancer.ingress[0].ip",
+        "status.loadBalancer.ingress",
         "192.0.2.1 is in the pod range 192.0.2.0/24",
     ),
     "an address of a family without a cluster IP": (
         EVERYWHERE,
         {"external_ips": ["2001:db8::1"]},
-        "spec.externalIPs[0]",
+        "spec.externalIPs",
         "2001:db8::1 is IPv6, and the service has no such cluster IP",
     ),
 }
