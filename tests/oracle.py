@@ -99,7 +99,7 @@ def _is_ready(endpoint: Manifest) -> bool:
 def _is_leaving(endpoint: Manifest) -> bool:
     """Whether it may serve when no endpoint is ready (KEP-1669)."""
     conditions = endpoint.get("conditions", {})
-    return bool(conditions.get("serving") and conditions.get("terminating"))
+    return conditions.get("serving") is not False and bool(conditions.get("terminating"))
 
 
 def _end(address: str, port: int) -> str:

@@ -20,6 +20,9 @@ from ebpfnet.model.facts import IPAddress, Problem, Service, ServicePort
 from ebpfnet.model.host import Host
 
 __all__ = ["RECORD", "Asked", "Compiled", "Wanted", "compile_service", "precedence", "precedes"]
+NOT_ALLOWED = (
+    "is in no --external-ip-cidr: who may write Services could take anybody's traffic (CVE-2020-8554, KEP-5707)"
+)
 _ANY: dict[int, IPAddress] = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}
 
 
@@ -144,10 +147,9 @@ def _usable(service: Service, host: Host, families: set[int], out: Compiled) -> 
 def _why_not(address: IPAddress, host: Host, families: set[int], *, external: bool) -> str:
     if address.version not in families:
         return f"is IPv{address.version}, and the service has no such cluster IP"
-    if external and not any(address in block for block in host.external_ip_cidrs):
-        return (
-            "is in no --external-ip-cidr: who may write Services could take anybody's traffic (CVE-2020-8554, KEP-5707)"
-        )
+    if external:  # which may be the node's own: that is what many use them for, and kube-proxy serves it
+        allowed = any(address in block for block in host.external_ip_cidrs)
+        return "" if allowed else NOT_ALLOWED
     if address in host.addresses:
         return "is an address of this node"
     block = next((block for block in host.pod_cidrs if address in block), None)
@@ -157,10 +159,13 @@ def _why_not(address: IPAddress, host: Host, families: set[int], *, external: bo
 def _ranges_id(service: Service, version: int) -> int:
     """Return the id of the ranges that a family's load balancer addresses are for; 0: for everybody.
 
-    As kube-proxy: ranges of the other family say nothing (pkg/proxy/serviceport.go, ``MapCIDRsByIPFamily``).
+    As kube-proxy: ranges of the other family say nothing (pkg/proxy/serviceport.go, ``MapCIDRsByIPFamily``). Ranges
+    none of which is one let nobody in.
     """
-    some = any(block.version == version for block in service.source_ranges or ())
-    return abi.identify(f"{service.ref.namespace}/{service.ref.name}") if some else 0
+    ranges = service.source_ranges
+    if ranges is None or (ranges and not any(block.version == version for block in ranges)):
+        return 0
+    return abi.identify(f"{service.ref.namespace}/{service.ref.name}")
 
 
 def _ranges(service: Service, version: int, host: Host, lb_ips: Given) -> Iterator[bytes]:

@@ -156,9 +156,9 @@ def _refuse_endpoint(text: str, *, ipv6: bool) -> str | None:
 
 
 def _conditions(given: schema.EndpointConditions | None) -> int:
-    """Apply the defaults: ready unless said otherwise, serving like ready, terminating not."""
+    """Apply kube-proxy's defaults (pkg/proxy/endpointslicecache.go): what is not said is ready, serving, not leaving."""
     if given is None:
         return Condition.READY | Condition.SERVING
     ready = given.ready is not False
-    serving = ready if given.serving is None else given.serving
+    serving = given.serving is not False
     return ready * 1 + serving * 2 + bool(given.terminating) * 4

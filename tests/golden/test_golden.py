@@ -1,8 +1,9 @@
 """Cluster objects in, the sorted dump of the maps out: one YAML file a case.
 
 ``host`` is what the node is to services, ``steps`` are lists of ``apply`` (objects) and ``delete`` (kind, name);
-``maps`` is the dump after the last, ``problems`` what was refused. Each case also runs with its steps' objects backwards and shuffled, split over a
-restart, and with failing writes: the end must be the same. ``make golden-update`` writes what was seen; read the diff.
+``maps`` is the dump after the last, ``problems`` what was refused. Each case also runs with its steps' objects
+backwards and shuffled, split over a restart, and with failing writes: the end must be the same. ``make golden-update``
+writes what was seen; read the diff.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from ebpfnet.maps.faulty import FaultyTable
 from ebpfnet.maps.memory import MemoryTable
 from ebpfnet.model.facts import Synced, Upsert
 from tests.cluster import TCP, Clock, memory_tables, piece, pod, service, settle
-from tests.unit.reconcile.test_paths import WIRES, Reconciler, events, expected_slots, final, run
+from tests.unit.reconcile.events import WIRES, Reconciler, events, run
+from tests.unit.reconcile.test_paths import expected_slots, final
 
 
 class Counted(MemoryTable):

@@ -97,7 +97,8 @@ def test_a_kind_of_another_group_is_none_of_our_business(group: str):
     [
         (None, Condition.READY | Condition.SERVING),
         ({}, Condition.READY | Condition.SERVING),
-        ({"ready": False}, Condition(0)),
+        ({"ready": False}, Condition.SERVING),
+        ({"ready": False, "serving": False}, Condition(0)),
         ({"ready": False, "serving": True, "terminating": True}, Condition.SERVING | Condition.TERMINATING),
         ({"ready": None, "serving": None, "terminating": None}, Condition.READY | Condition.SERVING),
     ],

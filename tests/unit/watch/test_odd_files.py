@@ -171,7 +171,7 @@ def test_what_the_tables_hold_of_a_file_stays_over_a_restart_that_can_t_read_it(
     (tmp_path / "web.yaml").write_text(SERVICE % 80)
     Reconciler(tables, "node-a").apply([*ManifestSource(tmp_path, settle_s=0).scan(), Synced()])
     before = dump.summary(tables)
-    assert len(before) == 1
+    assert len(before) == 2
     (tmp_path / "web.yaml").write_text(BROKEN)
     source = ManifestSource(tmp_path, settle_s=0)
     reconciler = Reconciler(tables, "node-a", clock := Clock())
