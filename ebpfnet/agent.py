@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebpfnet import __version__, abi, clock, status
+from ebpfnet import __version__, abi, adopt, clock, status
 from ebpfnet.alone import alone
-from ebpfnet.config import AgentConfig
+from ebpfnet.config import SIZED_BY, AgentConfig
 from ebpfnet.datapath import attach, build, capabilities, cgroup, interfaces, load, loopback
 from ebpfnet.datapath.attachments import Attachments
 from ebpfnet.datapath.interfaces import Chosen, Interface
@@ -50,12 +50,6 @@ BTF = Path("/sys/kernel/btf/vmlinux")
 ON_WIRE, ON_WIRE_BESIDE = abi.PROGRAMS[0:2], abi.PROGRAMS[5:7]
 ON_UPLINK, ON_UPLINK_BESIDE = abi.PROGRAMS[2:4], (abi.PROGRAMS[2], abi.PROGRAMS[7])
 ON_LOOPBACK = abi.PROGRAMS[4:5]
-SIZED_BY = {
-    "flows": "--max-flows",
-    "services": "--max-services",
-    "slots": "--max-endpoints",
-    "names": "--max-services",
-}
 BREATH_S = 0.0005
 # Sweeps for services' sake: how far apart, and how much of the time until they are that far apart.
 SWEEP_PAUSE_S, SWEEP_PAUSE_MAX_S, SWEEP_SHARE = 1.0, 10.0, 0.002
@@ -147,7 +141,7 @@ class Agent:
         self._attachments = Attachments(self._programs, find_uplinks, on_uplink, {loopback.IFINDEX: ON_LOOPBACK})
         self._attachments.serve_uplinks()
         # Before the first sync: what is not known by then would lose its entries and its flows.
-        self._hosting.begin(getattr(self._reconciler, "set_host", lambda _: None))
+        self._hosting.begin(self._reconciler.set_host)
         self._on_interfaces(interfaces.pod_interfaces(self._chosen))
         for name in attach.remove_elsewhere(self._attachments.wanted, ON_WIRE_BESIDE):
             log.info("removed from %s, which no --pod-interfaces names any more", name)
@@ -208,6 +202,8 @@ class Agent:
         if not was_synced and self._reconciler.synced:
             gc.collect()
             gc.freeze()  # what lives now lives long: the collector need not look at it again
+            if self.config.adopt:
+                self._thread("adopt", adopt.run, self._tables)
             log.info("in sync after %.2f s", time.monotonic() - self._began)
         if awaited:  # most changes are none of the main thread's business
             self._wake.put(None)
@@ -314,14 +310,7 @@ class Agent:
         with self._lock:
             reconciler = self._reconciler
             wires = {each.wire.ifindex for each in self._interfaces}
-            wanted, failed = self._attachments.wanted.keys(), self._attachments.failed.keys()
-            own = {loopback.IFINDEX}
-            rest = wanted - wires - own
-            attached = tuple(
-                Attached(kind, state, len(interfaces))
-                for kind, each in (("pod", wanted & wires), ("loopback", own & wanted), ("uplink", rest))
-                for state, interfaces in (("attached", each - failed), ("failed", each & failed))
-            )
+            attached = tuple(Attached(*each) for each in self._attachments.counted(wires))
             return Counted(reconciler.used, [each.problem for each in self._refused()], reconciler.pending, attached)
 
     def status(self) -> dict[str, Any]:

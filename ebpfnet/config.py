@@ -1,4 +1,4 @@
-"""What an agent is told to be."""
+"""What an agent is told by its flags."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from ebpfnet.hosting import HostSettings
 from ebpfnet.maps import pins
 from ebpfnet.places import RUN
 from ebpfnet.telemetry import Settings
+
+SIZED_BY = {
+    "flows": "--max-flows",
+    "services": "--max-services",
+    "sets": "--max-services",
+    "slots": "--max-endpoints",
+    "names": "--max-services",
+}
+"""Which flag decides how many entries a table has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,8 @@ class AgentConfig:
     socket_shortcut: str = ""
     telemetry: Settings = field(default_factory=Settings)
     host: HostSettings = field(default_factory=HostSettings)
+    adopt: bool = False
+    """Whether connections that kube-proxy's rules translated are taken over, once, after the first sync."""
     specs: dict[str, abi.TableSpec] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -117,6 +117,9 @@ def cgroup(_: click.Context, __: click.Parameter, value: str) -> str:
               help="Cluster IPs' addresses: one that no service has is dropped.")  # fmt: skip
 @click.option("--external-ip-cidr", multiple=True, callback=networks, metavar="CIDR,...",
               help="The only externalIPs that are served.  [default: none]")  # fmt: skip
+@click.option("--adopt", is_flag=True,
+              help="Once, after the first sync, take over the connections that kube-proxy's rules translated: they "
+              "outlive the rules then.")  # fmt: skip
 @click.option("--pins", type=FILE, default=pinned.DEFAULT, show_default=True, metavar="DIR",
               help="Where maps and programs are pinned, on a BPF filesystem.")  # fmt: skip
 @click.option("--run", type=FILE, default=RUN, show_default=True, metavar="DIR",

@@ -10,12 +10,13 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from pyroute2 import IPRoute
 
 from ebpfnet.datapath import attach
 from ebpfnet.datapath.load import Program
+from ebpfnet.datapath.loopback import IFINDEX
 from ebpfnet.datapath.netlink import FILTERS, LINKS, Changes
 from ebpfnet.exits import NotRunning
 
@@ -86,6 +87,16 @@ class Attachments:
     def failed(self) -> dict[int, str]:
         """The interfaces that do not have their programs, and why."""
         return dict(self._failed)
+
+    def counted(self, wires: Collection[int]) -> Iterator[tuple[str, str, int]]:
+        """Yield how many interfaces of a kind ("pod", "loopback", "uplink") are in a state ("attached", "failed")."""
+        kinds = {each: "pod" if each in wires else "uplink" for each in self.wanted}
+        if IFINDEX in kinds:
+            kinds[IFINDEX] = "loopback"
+        for kind in ("pod", "loopback", "uplink"):
+            of_kind = {each for each, found in kinds.items() if found == kind}
+            yield kind, "attached", len(of_kind - self.failed.keys())
+            yield kind, "failed", len(of_kind & self.failed.keys())
 
     def keep(self, changed: Callable[[], None], stop: threading.Event) -> None:
         """Look after every change of filters or interfaces until ``stop`` is set; call ``changed`` when it mattered."""

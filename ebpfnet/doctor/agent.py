@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from ebpfnet.config import SIZED_BY
 from ebpfnet.doctor.finding import Finding, Level
 
 FULL, NEARLY_FULL = 0.95, 0.8
-SIZED_BY = {
-    "flows": "--max-flows",
-    "services": "--max-services",
-    "sets": "--max-services",
-    "names": "--max-services",
-    "slots": "--max-endpoints",
-}
 QUIET = {"watching", "absent", "not needed"}
 START = "kubectl -n kube-system rollout status daemonset ebpfnet"
 

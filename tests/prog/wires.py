@@ -195,12 +195,15 @@ class Wires:
         for places in (V4, V6):
             for pod, wire in wires.items():
                 self.tables["pods"].put(packets.raw(getattr(places, pod)), abi.Pod(wire, 1).pack())
-            own = abi.Mark.OWN | abi.Mark.NODEPORTS
-            self._mark(places.node, own)
-            self._mark("10.1.3.1" if places is V4 else "fd03::1", abi.Mark.OWN)
-            self._mark(places.service, abi.Mark.CLUSTER_IP)
+            self.mark_own(places)
         node = abi.Node(packets.raw(V4.node), packets.raw(V6.node), *PORTS)
         self.tables["node"].put((0).to_bytes(4, "little"), node.pack())
+
+    def mark_own(self, places: Places) -> None:
+        """Say which addresses are the node's, and which the service's."""
+        self._mark(places.node, abi.Mark.OWN | abi.Mark.NODEPORTS)
+        self._mark("10.1.3.1" if places is V4 else "fd03::1", abi.Mark.OWN)
+        self._mark(places.service, abi.Mark.CLUSTER_IP)
 
     def _mark(self, address: str, marks: int) -> None:
         frontend, service = abi.Frontend(packets.raw(address), 0, 0), abi.Service(0, 0, marks=marks)

@@ -22,7 +22,7 @@ HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfigurati
 def settings(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that says what an agent with these words would have been told of its node."""
     told: list[HostSettings] = []
-    stand_in = SimpleNamespace(AgentConfig=lambda **said: told.append(said["host"]), run=lambda _: None)
+    stand_in = SimpleNamespace(run=lambda config: told.append(config.host))
     monkeypatch.setitem(sys.modules, "ebpfnet.agent", stand_in)
 
     def parse(*words: str, environment: dict[str, str] | None = None) -> HostSettings | str:
