@@ -116,11 +116,11 @@ def status(name: str, output: str) -> None:
                 shell_complete=candidates.pods_of_lab)  # fmt: skip
 @_as_root
 def exec_(name: str, node: str | None, outside: bool, words: tuple[str, ...]) -> None:
-    """Run a command in a pod's network, a node's, or outside of the cluster.
+    """Run a command in a pod, on a node, or outside.
 
-    A pod is NAMESPACE/NAME, or NAME in `default`. Only the network is the pod's: files and processes are this
-    machine's. For example: `ebpfnet lab exec client -- curl -s http://10.96.0.10/`, or the node port of a service
-    from outside: `ebpfnet lab exec --outside -- curl -s http://10.0.0.11:30080/`
+    Outside is a client beyond the cluster's nodes. A pod is NAMESPACE/NAME, or NAME in `default`. Only the network is
+    the pod's: files and processes are this machine's. For example: `ebpfnet lab exec client -- curl -s
+    http://10.96.0.10/`, or a node port from outside: `ebpfnet lab exec --outside -- curl -s http://10.0.0.11:30080/`
     """
     from ebpfnet.lab.cluster import Lab
 

@@ -63,10 +63,10 @@ def _for_people(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "endpoints": _counts(row), "affinity": affinity and f"{affinity}s", "problems": problems}
 
 
-def _counts(row: dict[str, Any]) -> str:
+def _counts(row: dict[str, Any]) -> str | None:
     """Return how many endpoints there are, and how many for clients outside where those are only this node's."""
     if row["type"] is None:
-        return ""
+        return None
     if row["id"] != row["id_outside"]:
         return f"{row['backends']}, {row['backends_outside']} local"
     return f"{row['backends']} local" if row["policy"] == "Local" else str(row["backends"])
@@ -111,7 +111,8 @@ def get(name: str, instances: list[nodes.Instance], output: str, *, headers: boo
         form.document(found, output)
         return
     columns = tuple(column for column in COLUMNS if column != "problems")
-    form.show([_for_people(row) for row in found if row["type"]], (*columns, "flows"), "table", headers=headers)
+    if served := [_for_people(row) for row in found if row["type"]]:
+        form.show(served, (*columns, "flows"), "table", headers=headers)
     for line in dict.fromkeys(_lines(found)):
         click.echo(line)
     _show_sets(found)

@@ -268,6 +268,7 @@ def _counter(name: str, index: int, value: bytes) -> str:
     size = abi.Counter.size()
     parts = [abi.Counter.unpack(value[at : at + size]) for at in range(0, len(value), size)]
     hook, what = divmod(index, abi.DROP_MAX if name == "drops" else len(abi.Outcome))
-    label = abi.DropReason(what).name if name == "drops" else abi.Outcome(what).name
+    kind = abi.DropReason if name == "drops" else abi.Outcome
+    label = kind(what).name if what in set(kind) else str(what)  # there is room for reasons to come
     packets, octets = sum(part.packets for part in parts), sum(part.bytes for part in parts)
     return f"{abi.Hook(hook).name.lower()} {label} packets={packets} bytes={octets}"

@@ -23,20 +23,84 @@ from tests.prog.commands import ask, call, packed
 
 def test_service_list(node: Path):
     lines = ask(node, "service", "list").splitlines()
-    assert lines[0].split() == ["SERVICE", "ADDRESS", "PORT", "PROTOCOL", "BACKENDS"]
-    assert ["default/web:http", "10.96.0.1", "80", "TCP", "2"] in [line.split() for line in lines]
-    assert ["default/web:dns", "fd00:96::1", "53", "UDP", "1"] in [line.split() for line in lines]
+    titles = ["SERVICE", "TYPE", "ADDRESS", "PORT", "PROTOCOL", "ENDPOINTS", "POLICY", "AFFINITY"]
+    assert lines[0].split() == titles
+    for line in (
+        "default/web:http ClusterIP 10.96.0.1 80 TCP 2 Cluster -",
+        "default/web:dns ClusterIP fd00:96::1 53 UDP 1 Cluster -",
+        "default/door:http ClusterIP 10.96.0.2 80 TCP 2 Cluster 60s",
+        "default/door:http NodePort 0.0.0.0 30080 TCP 2, 1 local Local 60s",
+        "default/door:http LoadBalancer 203.0.113.1 80 TCP 2, 1 local Local 60s",
+        "default/door:http ExternalIP 198.51.100.1 80 TCP 2, 1 local Local 60s",
+    ):
+        assert line.split() in [each.split() for each in lines]
 
 
 def test_service_get(node: Path):
     found = json.loads(ask(node, "service", "get", "default/web", "-o", "json"))
     mine = next(row for row in found if row["service"] == "default/web:http" and row["address"] == "10.96.0.1")
     assert mine["flows"] == 1
-    assert mine["endpoints"][0] == {"backend": "10.0.0.1:8080", "pod": "default/b"}
+    assert mine["endpoints"][0] == {"backend": "10.0.0.1:8080", "pod": "default/b", "share": None}
+    assert mine["endpoints_outside"] is None
 
 
-def test_service_get_shows_ipv6_addresses_with_ports_in_brackets(node: Path):
-    assert "default/web:http [fd00:96::1]:80" in ask(node, "service", "get", "default/web").splitlines()
+def test_service_get_tells_who_is_served_by_whom(node: Path):
+    found = {row["type"]: row for row in json.loads(ask(node, "service", "get", "door", "-o", "json"))}
+    assert found["NodePort"]["nodeport_addresses"] == ["192.168.0.1"]
+    assert [found[kind]["flows"] for kind in ("NodePort", "ClusterIP", "LoadBalancer")] == [1, 0, 0]
+    assert found["LoadBalancer"]["source_ranges"] == ["192.0.2.0/24"]
+    assert {row["affinity_seconds"] for row in found.values()} == {60}
+    assert [each["backend"] for each in found["NodePort"]["endpoints"]] == ["10.0.0.1:8080", "10.0.1.1:8080"]
+    assert [each["backend"] for each in found["NodePort"]["endpoints_outside"]] == ["10.0.0.1:8080"]
+    lines = ask(node, "service", "get", "door").splitlines()
+    assert "203.0.113.1: only for clients of 192.0.2.0/24" in lines
+    assert "node ports: at 192.168.0.1" in lines
+    here = lines.index("default/door:http, IPv4 endpoints on this node, for clients outside")
+    assert lines[here + 2].split() == ["10.0.0.1:8080", "default/b"]
+
+
+def test_service_top(node: Path):
+    (row,) = json.loads(ask(node, "service", "top", "-o", "json", "--service", "door"))
+    usage = {"open": 1, "connections": 2, "packets": 35, "bytes": 3500}
+    assert row == {"node": "", "service": "default/door:http", **usage}
+    rows = json.loads(ask(node, "service", "top", "-o", "json", "--backends", "--limit", "2"))
+    assert [(row["backend"], row["packets"], row["bytes"]) for row in rows] == [
+        ("10.0.1.1:8080", 25, 2500),
+        ("10.0.0.1:8080", 10, 1000),
+    ]
+    assert call("service", "top", "--service", "nix", "--pins", str(node / "bpf" / "x"), check=False).returncode == 1
+
+
+def test_service_top_again_and_again(node: Path):
+    """What was before it began does not count; what is open does."""
+    command = [sys.executable, "-m", "ebpfnet", "service", "top", "-o", "json", "--interval", "0.1"]
+    with subprocess.Popen([*command, "--pins", str(node / "bpf" / "x")], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = list(itertools.takewhile(lambda line: line.rstrip() != "]", process.stdout))
+        process.send_signal(signal.SIGINT)
+    found = {row["service"]: row for row in json.loads("".join([*lines, "]"]))}
+    assert {name: (row["open"], row["packets"]) for name, row in found.items()} == {
+        "default/door:http": (1, 0),
+        "default/web:http": (1, 0),
+    }
+
+
+def test_flow_list_shows_translation_both_ways(node: Path):
+    (row,) = json.loads(ask(node, "flow", "list", "--service", "door", "-o", "json"))
+    ends = [row[name] for name in ("source", "destination", "backend", "snat")]
+    assert ends == ["192.0.2.7:5000", "192.168.0.1:30080", "10.0.1.1:8080", "192.168.0.1:1500"]
+    assert row["flags"] == "GONE"
+    titles = ask(node, "flow", "list").splitlines()[0].split()
+    assert {"SNAT", "FLAGS"} <= set(titles)
+
+
+def test_backend_list_is_by_set(node: Path):
+    found = json.loads(ask(node, "backend", "list", "--service", "door", "-o", "json"))
+    assert [(row["policy"], row["backend"]) for row in found] == [
+        ("Cluster", "10.0.0.1:8080"),
+        ("Cluster", "10.0.1.1:8080"),
+        ("Local", "10.0.0.1:8080"),
+    ]
 
 
 def test_backend_list(node: Path):
@@ -51,7 +115,7 @@ def test_pod_list(node: Path):
 @pytest.mark.parametrize(
     ("filters", "found"),
     [
-        ([], 1),
+        ([], 2),
         (["--service", "default/web"], 1),
         (["--service", "web:http"], 1),
         (["--service", "web:dns"], 0),
@@ -65,7 +129,7 @@ def test_flow_list(node: Path, filters: list[str], found: int):
 
 
 def test_flow_list_names_both_ends(node: Path):
-    line = ask(node, "flow", "list", "--no-headers").strip()
+    line = ask(node, "flow", "list", "--no-headers", "--pod", "client").strip()
     assert "10.0.0.9:40000 (default/client)" in line
     assert "10.0.0.1:8080 (default/b)" in line
     assert "default/web:http" in line
@@ -122,7 +186,7 @@ def test_watched_drops_have_one_line_of_titles(node: Path):
 def test_map_list(node: Path):
     rows = json.loads(ask(node, "map", "list", "-o", "json"))
     assert {row["map"] for row in rows} == set(abi.TABLES)
-    assert next(row for row in rows if row["map"] == "slots")["entries"] == 6
+    assert next(row for row in rows if row["map"] == "slots")["entries"] == 9
 
 
 def test_map_dump(node: Path):
@@ -146,7 +210,7 @@ def test_status_says_that_the_agent_is_dead(node: Path):
     done = call("status", "--pins", str(node / "bpf" / "x"), "--run", str(node), check=False)
     assert done.returncode == 8
     assert "NOT running" in done.stdout
-    assert "services 4/1024" in done.stdout
+    assert "services 13/1024" in done.stdout
     assert done.stderr == "ebpfnet: the agent of this node is not running\n"
 
 
@@ -170,7 +234,7 @@ FILE = {"ref": "File web.yaml", "field": "", "reason": "empty", "partial": False
 @pytest.mark.parametrize(
     ("problems", "headline", "last"),
     [
-        ([], "node n: in sync, agent 0 pid 1 ", "  tables: services 4/1024"),
+        ([], "node n: in sync, agent 0 pid 1 ", "  tables: services 13/1024"),
         ([WHOLE], "node n: in sync, 1 object refused, agent", "  refused: Service default/web: spec.ports: bad"),
         (
             [WHOLE, WHOLE, FILE],
@@ -200,6 +264,32 @@ def test_status_names_refusals_in_its_first_line(
         agent.join()
     assert headline in lines[0]
     assert lines[-1].startswith(last)
+
+
+def test_what_the_agent_refused_is_named_beside_the_service(node: Path, tmp_path: Path):
+    lost = {**WHOLE, "ref": "Service default/lost", "field": "spec.externalIPs[0]", "reason": "in no block"}
+    answer = {"problems": [WHOLE, WHOLE | {"field": "spec.type"}, PARTLY, FILE, lost]}
+    stop = threading.Event()
+    agent = threading.Thread(target=status.serve, args=(tmp_path, lambda: answer, stop))
+    agent.start()
+    place = ["--pins", str(node / "bpf" / "x"), "--run", str(tmp_path)]
+    try:
+        _wait_until_it_answers(tmp_path)
+        listed = [line.split() for line in call("service", "list", *place).stdout.splitlines()]
+        web = call("service", "get", "web", *place).stdout.splitlines()
+        other = call("service", "get", "lost", *place).stdout.splitlines()
+        found = json.loads(call("service", "get", "lost", "-o", "json", *place).stdout)
+    finally:
+        stop.set()
+        agent.join()
+    assert listed[0][-1] == "PROBLEMS"
+    assert ["default/web:http", "ClusterIP", "10.96.0.1", "80", "TCP", "2", "Cluster", "-", "2"] in listed
+    assert ["default/lost", *["-"] * 7, "1"] in listed
+    assert {"problem: spec.ports: bad", "problem: spec.type: bad"} <= set(web)
+    assert other == ["problem: spec.externalIPs[0]: in no block"]
+    assert [(row["service"], row["type"], row["problems"]) for row in found] == [
+        ("default/lost", None, ["spec.externalIPs[0]: in no block"])
+    ]
 
 
 def test_yaml(node: Path):

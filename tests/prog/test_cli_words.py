@@ -28,7 +28,7 @@ def test_service_that_is_not_there_suggests_one(node: Path):
         (["flow", "list", "--pod", "clint"], "no pod 'default/clint' in the tables; did you mean default/client?"),
         (
             ["backend", "list", "--service", "default"],
-            "did you mean default/web?",
+            "did you mean default/door or default/web?",
         ),
         (["backend", "list", "--service", "nix"], "no service 'default/nix' in the tables\n"),
         (["service", "get", "nix"], "no service 'default/nix' in the tables\n"),
@@ -123,10 +123,10 @@ def test_a_help_line_says_it_all(group: str):
 
 def test_names_are_completed_from_the_tables(node: Path):
     place = ["--pins", str(node / "bpf" / "x")]
-    assert completions("service", "get", *place, "d") == ["default/web"]
+    assert completions("service", "get", *place, "d") == ["default/door", "default/web", "door"]
     assert completions("backend", "list", *place, "--service", "w") == ["web"]
     assert completions("flow", "list", *place, "--pod", "default/c") == ["default/client"]
-    assert completions("map", "dump", *place, "se") == ["services"]
+    assert completions("map", "dump", *place, "se") == ["services", "sets"]
 
 
 def test_nothing_is_completed_from_tables_that_are_not_there(tmp_path: Path):

@@ -121,7 +121,9 @@ def is_hidden(client: str, kind: str, backend: str) -> bool:
 
 
 @pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
-@pytest.mark.parametrize(("name", "number", "protocol"), [("near", 1, "TCP"), ("far", 2, "TCP"), ("udp", 7, "UDP"), ("sctp", 6, "SCTP")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "number", "protocol"), [("near", 1, "TCP"), ("far", 2, "TCP"), ("udp", 7, "UDP"), ("sctp", 6, "SCTP")]
+)
 @pytest.mark.parametrize("kind", FRONTENDS)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_everybody_reaches_every_kind(
