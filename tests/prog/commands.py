@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ebpfnet import abi
 from ebpfnet.maps import kernel, pins
-from ebpfnet.model.facts import Synced, Upsert
+from ebpfnet.model.facts import Fact, Synced, Upsert
 from ebpfnet.model.host import Host
 from ebpfnet.reconcile.reconciler import Reconciler
 from tests.cluster import TCP, UDP, piece, pod, service, wire
@@ -51,8 +51,8 @@ def tables_in(root: Path) -> Iterator[Path]:
     pieces = [piece("web", "a", ["10.0.0.1", "10.0.0.2"], ports=ports), piece("web", "b", ["fd00::1"], ports=ports)]
     reconciler.set_host(HOST)
     pieces.append(dataclasses.replace(piece("door", "a", ["10.0.0.1", "10.0.1.1"]), nodes=("node-a", "node-b")))
-    pods = [pod("client", "10.0.0.9"), pod("b", "10.0.0.1")]
-    reconciler.apply([Upsert(web), Upsert(DOOR), *map(Upsert, [*pieces, *pods])])
+    facts: list[Fact] = [web, DOOR, *pieces, pod("client", "10.0.0.9"), pod("b", "10.0.0.1")]
+    reconciler.apply([*map(Upsert, facts)])
     reconciler.set_wires({"default/client": wire(5), "default/b": wire(6)})
     reconciler.apply([Synced()])
     _connection(tables, reconciler)

@@ -215,7 +215,7 @@ def test_a_client_stays_with_its_backend_and_the_next_flow_knows_nothing(session
         ("outside", "default/near", {"node": "z"}, "z"),
     ],
 )
-def test_places_that_are_not_there(session: Session, source: str, to: str, more: dict[str, str], text: str) -> None:
+def test_places_that_are_not_there(session: Session, source: str, to: str, more: dict[str, Any], text: str) -> None:
     assert text in flow(session, source, to, **more)["error"]
 
 
