@@ -119,11 +119,12 @@ def admit(datapath: Datapath, kind: Kind) -> None:
 
 @contextmanager
 def bpffs(path: Path) -> Iterator[Path]:
-    """Mount a BPF filesystem for the length of a block."""
+    """Mount a BPF filesystem for the length of a block; yields a folder for pins in it."""
     path.mkdir()
     subprocess.run(["mount", "-t", "bpf", "bpf", path], check=True)
     try:
-        yield path
+        (path / "pins").mkdir()
+        yield path / "pins"
     finally:
         subprocess.run(["umount", "-l", path], check=True)
 
