@@ -35,7 +35,7 @@ static __always_inline void ask_who(struct bpf_sock_addr *ctx, const struct tupl
  * backend, or it is the client itself, which must see the service's address as its peer's (source_hairpin). */
 static __always_inline bool shorten(struct bpf_sock_addr *ctx, struct tuple *t)
 {
-	struct flow f = { .to = *t };
+	struct flow f = { .to = *t }; /* no draft: packets of this CPU may come in between */
 	struct socket socket = {
 		.asked = { .address = t->destination, .port = t->destination_port, .protocol = t->protocol },
 	};
@@ -52,6 +52,9 @@ static __always_inline bool shorten(struct bpf_sock_addr *ctx, struct tuple *t)
 	socket.given.port = f.to.destination_port;
 	if (sockets.update(&cookie, &socket))
 		return false;
+	struct address any = any_address(&t->destination);
+	if (same_address(&t->source, &any)) /* the node, whose packets have no flow to be counted in */
+		flush(&f, t, true);
 	t->destination = f.to.destination;
 	t->destination_port = f.to.destination_port;
 	return true;

@@ -196,11 +196,20 @@ def test_a_namespace_that_is_not_ours_is_let_be_and_asked_who_it_is(shortcut: Gr
     assert (known.namespace, known.given) == (key.cookie, abi.Backend(bytes(16), 0))
 
 
+def connections(ground: Ground, backend: str) -> int:
+    """Return how many connections to a backend were counted."""
+    member = abi.Member(SET, abi.Backend(packets.raw(backend), POD_PORT))
+    value, size = ground.datapath.tables["usage"].get(member.pack()) or b"", abi.Usage.size()
+    return sum(abi.Usage.unpack(value[at : at + size]).connections for at in range(0, len(value), size))
+
+
 def test_the_nodes_own_processes(shortcut: Ground) -> None:
     shortcut.serve(shortcut.kind.backends, affinity_s=3600)
     cgroup.admit_own_namespace(shortcut.datapath.tables["namespaces"])
     first = shortcut.reached()
+    before = connections(shortcut, first)
     assert {shortcut.reached() for _ in range(20)} == {first}
+    assert connections(shortcut, first) == before + 20
 
 
 def test_a_socket_of_another_cgroup_is_let_be(shortcut: Ground) -> None:
