@@ -9,6 +9,8 @@ from ebpfnet.reconcile.diff import find
 from ebpfnet.reconcile.frontends import sets_of
 from ebpfnet.reconcile.services import ServiceTables
 
+SET_SIZE = 8  # bytes of an id
+
 
 class Fate(enum.IntEnum):
     """What a backend is to a frontend, from the best to the worst."""
@@ -39,7 +41,9 @@ class Routes:
         return self._services.frontends.resolve(frontend) is not None
 
     def fate(self, frontend: bytes, backend: bytes) -> Fate:
-        """Say what a packed ``Backend`` is to a packed ``Frontend``."""
+        """Say what a packed ``Backend`` is to a packed ``Frontend``, or to the endpoint set of a packed id."""
+        if len(frontend) == SET_SIZE:
+            return self._in_set(int.from_bytes(frontend, "little"), backend)
         found = self._services.frontends.resolve(frontend)
         if found is None:
             return Fate.NO_SERVICE

@@ -51,7 +51,7 @@ class Routes(Protocol):
         """Say whether packets to a packed ``Frontend`` are translated."""
 
     def fate(self, frontend: bytes, backend: bytes) -> Fate:
-        """Say what a packed ``Backend`` is to a packed ``Frontend``."""
+        """Say what a packed ``Backend`` is to a packed ``Frontend``, or to the endpoint set of a packed id."""
 
 
 class Stage(enum.IntEnum):
@@ -63,7 +63,8 @@ class Stage(enum.IntEnum):
 
 
 Way = tuple[bytes, bytes | None, Stage]
-"""Packed destination of a packet, and the backend that its flow leads to; None: no service's."""
+"""Packed destination of a packet, and the backend that its flow leads to; None: no service's. Where a socket was
+connected to the backend itself (bpf/connect.c), the packed id of the endpoint set is in the destination's place."""
 
 
 class Flows(Table, Protocol):
@@ -87,7 +88,7 @@ def timeouts(protocol: int) -> tuple[int, int, int]:
 
 
 _UDP, _TCP, _SCTP = int(abi.Protocol.UDP), int(abi.Protocol.TCP), int(abi.Protocol.SCTP)
-_REPLY, _HOST, _GONE = int(FlowFlag.REPLY), int(FlowFlag.HOST), int(FlowFlag.GONE)
+_REPLY, _NAT, _HOST, _GONE = (int(each) for each in (FlowFlag.REPLY, FlowFlag.NAT, FlowFlag.HOST, FlowFlag.GONE))
 _TIMEOUTS = [timeouts(number) for number in range(256)]
 
 
@@ -133,17 +134,21 @@ def ways(keys: bytes, values: bytes) -> Iterator[tuple[bytes, Way]]:
         protocol = port[_PROTOCOL]
         if flags & _REPLY:
             continue
+        by_socket = service and not flags & _NAT
         if protocol == _UDP:
             stage = Stage.DATAGRAMS
         elif protocol not in {_TCP, _SCTP}:
             continue
         elif state == FlowState.NEW:
+            if by_socket:  # its next packet would go the same way
+                continue
             stage = Stage.UNANSWERED
         elif state == FlowState.ESTABLISHED and service and not flags & _GONE:
             stage = Stage.ESTABLISHED
         else:
             continue
-        way = (address + port, backend + backend_port + b"\0\0" if service else None, stage)
+        asked = service.to_bytes(8, "little") if by_socket else address + port
+        way = (asked, backend + backend_port + b"\0\0" if service else None, stage)
         yield keys[index * SIZE : (index + 1) * SIZE], way
 
 

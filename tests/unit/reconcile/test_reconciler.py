@@ -279,13 +279,17 @@ def packed(frontend: tuple[str, int, int], backend: tuple[str, int] = ("0.0.0.0"
 
 def test_flows_are_judged_by_what_the_tables_hold():
     web, closed = ("10.96.0.1", 80, TCP), ("10.96.0.1", 81, TCP)
-    reconciler = Reconciler(memory_tables(), "node-a")
+    tables = memory_tables()
+    reconciler = Reconciler(tables, "node-a")
     assert reconciler.fate(*packed(web, ("10.0.0.1", 8080))) == Fate.CHOSEN, "nobody knows yet"
     reconciler.apply([Upsert(WEB), Upsert(piece("web", "a", ["10.0.0.1"])), Synced()])
     assert [reconciler.is_frontend(packed(each)[0]) for each in (web, closed)] == [True, False]
     backends = [("10.0.0.1", 8080), ("10.0.0.1", 8081), ("10.0.0.2", 8080)]
     assert [reconciler.fate(*packed(web, each)) for each in backends] == [Fate.CHOSEN, Fate.GONE, Fate.GONE]
     assert reconciler.fate(*packed(closed, ("10.0.0.1", 8080))) == Fate.NO_SERVICE
+    by_socket = abi.Service.unpack(tables["services"].get(packed(web)[0]) or b"").inside.to_bytes(8, "little")
+    found = [reconciler.fate(by_socket, packed(web, each)[1]) for each in backends]
+    assert found == [Fate.CHOSEN, Fate.GONE, Fate.GONE]
     reconciler.apply([Delete(WEB.ref)])
     assert not reconciler.is_frontend(packed(web)[0])
     assert reconciler.fate(*packed(web, ("10.0.0.1", 8080))) == Fate.NO_SERVICE

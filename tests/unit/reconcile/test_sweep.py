@@ -168,6 +168,8 @@ class Routes:
 
     def fate(self, frontend: bytes, backend: bytes) -> Fate:
         self.asked += 1
+        if frontend == (5).to_bytes(8, "little"):
+            return self.fate_of_all
         if frontend not in self.routes:
             return Fate.NO_SERVICE
         return self.fate_of_all if backend in self.routes[frontend] else Fate.GONE
@@ -244,6 +246,22 @@ def test_an_established_connection_outlives_its_service(protocol: Protocol):
     assert played(protocol, FlowState.ESTABLISHED, Routes({})) == (0, 0)
     routes = Routes({(THERE, 2, protocol): []})
     assert played(protocol, FlowState.ESTABLISHED, routes, service=0) == (0, 0), "it was no service's"
+
+
+@pytest.mark.parametrize("fate", Fate)
+def test_a_connection_by_socket_ends_with_its_backend(fate: Fate):
+    flows = MemoryFlows(abi.TABLES["flows"])
+    for key, value in connection(Protocol.TCP, FlowState.ESTABLISHED):
+        flows.put(key, dataclasses.replace(abi.Flow.unpack(value), service=5).pack())
+    done = sweep(flows, NOW, routes=Routes({}, fate))
+    assert (done.removed, done.ended) == (0, 2 if fate == Fate.GONE else 0)
+
+
+def test_a_connection_by_socket_that_nobody_answered_stays():
+    flows = MemoryFlows(abi.TABLES["flows"])
+    for key, value in connection(Protocol.TCP, FlowState.NEW):
+        flows.put(key, dataclasses.replace(abi.Flow.unpack(value), service=5).pack())
+    assert swept(flows, routes=Routes({}, Fate.GONE)) == 0
 
 
 def test_a_connection_is_marked_once_and_nothing_else_of_it_changes():
