@@ -195,6 +195,11 @@ def _row(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
             ends = f"{abi.unpack_address(fragment.source)} -> {abi.unpack_address(fragment.destination)}"
             protocol = protocol_name(fragment.protocol)
             return f"{ends} id={fragment.id} {protocol} ports={ports.source},{ports.destination}"
+        case "namespaces":
+            namespace, address = abi.Netns.unpack(key), abi.unpack_address(value)
+            return f"{namespace.cookie} -> {'this node' if address.is_unspecified else address}"
+        case "sockets":
+            return _socket(int.from_bytes(key, "little"), abi.Socket.unpack(value), names)
         case "names":
             return f"{int.from_bytes(key, 'little'):016x} {abi.unpack_name(value)}"
         case "forwards" | "drops":
@@ -203,6 +208,13 @@ def _row(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
             return _sample(abi.DropSample.unpack(value))
         case _:
             return f"{int.from_bytes(key, 'little')} {int.from_bytes(value, 'little')}"
+
+
+def _socket(cookie: int, each: abi.Socket, names: Mapping[int, str]) -> str:
+    asked = f"{cookie} namespace={each.namespace} {host_port(each.asked.address, each.asked.port)}"
+    if not each.given.port:
+        return f"{asked} left to its packets"
+    return f"{asked} -> {host_port(each.given.address, each.given.port)} service={names.get(each.set, hex(each.set))}"
 
 
 def _frontend(key: bytes, service: abi.Service, names: Mapping[int, str]) -> str:
