@@ -96,11 +96,9 @@ static __always_inline void forget(struct flow *f, const struct packet *p)
 	struct tuple key = p->tuple, other_key;
 	bool taken;
 	struct flow *other = opposite(f, &key, &other_key, &taken);
-	flush_last(f, &key);
-	if (other && !taken) {
-		flush_last(other, &other_key);
+	flush(f, other && !taken ? other : NULL, &key, f->state == FLOW_NEW);
+	if (other && !taken)
 		flows.delete(&other_key);
-	}
 	flows.delete(&key);
 }
 
@@ -126,7 +124,7 @@ static __always_inline int track(struct flow *f, const struct packet *p, __u64 n
 	f->tcp_flags |= flags;
 	bool unanswered = f->state == FLOW_NEW;
 	f->state = next_state(f, other && !taken ? other->tcp_flags : 0, p);
-	flush(f, &p->tuple, unanswered && f->state != FLOW_NEW);
+	flush(f, taken ? NULL : other, &p->tuple, unanswered && f->state != FLOW_NEW);
 	if (!other) {
 		struct flow *restored = blank_flow(SCRATCH_BACK);
 		if (!restored)
@@ -194,7 +192,7 @@ static __always_inline struct flow *recall(struct packet *p, __u64 now)
 {
 	struct flow *f = flows.lookup(&p->tuple);
 	if (f && !flow_alive(f, p, now)) {
-		flush_last(f, &p->tuple);
+		flush(f, NULL, &p->tuple, f->state == FLOW_NEW && !(f->flags & FLOW_REPLY));
 		flows.delete(&p->tuple);
 		return NULL;
 	}

@@ -54,7 +54,7 @@ static __always_inline bool shorten(struct bpf_sock_addr *ctx, struct tuple *t)
 		return false;
 	struct address any = any_address(&t->destination);
 	if (same_address(&t->source, &any)) /* the node, whose packets have no flow to be counted in */
-		flush(&f, t, true);
+		flush(&f, NULL, t, true);
 	t->destination = f.to.destination;
 	t->destination_port = f.to.destination_port;
 	return true;

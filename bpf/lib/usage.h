@@ -1,7 +1,8 @@
 /* What goes through services. A packet costs two additions in its flow's entry, which is at hand; the sums move to `usage`
  * when the flow is refreshed or ends, at most once a second. A connection is counted when it is answered or ends, for then
  * the sums move anyway. They are no atomic operations: a packet that another processor counts at the same instant may be
- * missed. What a silent flow holds, the agent adds when it sweeps the flow. */
+ * missed. What is left in a flow that falls silent is of its last second, or of a connection that nobody answered: who
+ * removes the flow has to add it. */
 
 static __always_inline void count(struct flow *f, const struct packet *p)
 {
@@ -11,13 +12,22 @@ static __always_inline void count(struct flow *f, const struct packet *p)
 	f->bytes += p->l4 + p->l4_length;
 }
 
-/* Move what a flow counted, that `key` found, to `usage`, and a connection with it. */
-static __always_inline void flush(struct flow *f, const struct tuple *key, bool connection)
+/* Move what a flow counted, that `key` found, to `usage`, and a connection with it. `other` is its other direction, or
+ * NULL. */
+static __always_inline void flush(struct flow *f, struct flow *other, const struct tuple *key, bool connection)
 {
 	struct usage more = { .connections = connection, .packets = f->packets, .bytes = f->bytes };
 	struct member member = { .set = f->service };
 	bool back = f->flags & FLOW_REPLY;
-	if (!f->service || !(more.packets || connection))
+	if (!f->service)
+		return;
+	if (other) {
+		more.packets += other->packets;
+		more.bytes += other->bytes;
+		other->packets = 0;
+		other->bytes = 0;
+	}
+	if (!more.packets && !connection)
 		return;
 	f->packets = 0;
 	f->bytes = 0;
@@ -31,10 +41,4 @@ static __always_inline void flush(struct flow *f, const struct tuple *key, bool 
 	sum->connections += more.connections;
 	sum->packets += more.packets;
 	sum->bytes += more.bytes;
-}
-
-/* The same of a flow that is removed; one that was never answered was a connection, too. */
-static __always_inline void flush_last(struct flow *f, const struct tuple *key)
-{
-	flush(f, key, f->state == FLOW_NEW && !(f->flags & FLOW_REPLY));
 }
