@@ -156,7 +156,7 @@ def _refuse_endpoint(text: str, *, ipv6: bool) -> str | None:
 
 
 def _conditions(given: schema.EndpointConditions | None) -> int:
-    """Apply kube-proxy's defaults (pkg/proxy/endpointslicecache.go): unless said, ready, serving and not leaving."""
+    """Apply kube-proxy's defaults (pkg/proxy/endpointslicecache.go): ready, serving and not terminating."""
     if given is None:
         return Condition.READY | Condition.SERVING
     ready = given.ready is not False
