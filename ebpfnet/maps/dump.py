@@ -14,6 +14,8 @@ from ebpfnet.maps.table import Table
 
 PROTOCOLS = {number.value: number.name for number in abi.Protocol} | {abi.Protocol.ICMPV6.value: "ICMP"}
 
+REASONS = frozenset(abi.DropReason)
+
 
 def host_port(address: bytes, port: int) -> str:
     """Return ADDRESS:PORT, IPv6 in brackets."""
@@ -159,11 +161,13 @@ def _node_lines(node: abi.Node) -> Iterator[str]:
 def rows(tables: Mapping[str, Table], name: str) -> Iterator[str]:
     """Yield every entry of one table with its fields named; raises ``KeyError`` for a table that is not there.
 
-    Samples of drops that have not been yet are no entries.
+    Samples of drops that have not been yet are no entries, nor are counters that no reason has.
     """
     names = _names(tables)
     for key, value in tables[name].items():
         if name == "drop_samples" and not abi.DropSample.unpack(value).sequence:
+            continue
+        if name == "drops" and int.from_bytes(key, "little") % abi.DROP_MAX not in REASONS:
             continue
         yield _row(name, key, value, names)
 
