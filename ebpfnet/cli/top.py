@@ -18,8 +18,8 @@ from ebpfnet.maps.dump import host_port
 
 SORTS = ("connections", "packets", "bytes", "open")
 COUNTS = ("open", "connections", "packets", "bytes")
-# Of a flow's value, where an entry costs as little as it can: `to`, `service`, `bytes`, `flags`, `packets`.
-_FLOW = struct.Struct("16x16s2x2s4x8xQQ12x12xxBxxI")
+# Of a flow's value, where an entry costs as little as it can: `to`, `service`, `bytes`, `state`, `flags`, `packets`.
+_FLOW = struct.Struct("16x16s2x2s4x8xQQ12x12xBBxxI")
 
 
 class Count(NamedTuple):
@@ -59,15 +59,15 @@ def _flushed(tables: dict[str, Any]) -> Iterator[tuple[int, bytes, Count]]:
 
 
 def _live(tables: dict[str, Any]) -> Iterator[tuple[int, bytes, Count]]:
-    reply = int(abi.FlowFlag.REPLY)
+    reply, closing = int(abi.FlowFlag.REPLY), int(abi.FlowState.CLOSING)
     for key, value in tables["flows"].items():
-        address, port, service, octets, flags, packets = _FLOW.unpack(value)
+        address, port, service, octets, state, flags, packets = _FLOW.unpack(value)
         if not service:
             continue
         if flags & reply:  # it comes from the backend
             yield service, key[:16] + key[32:34], Count(0, 0, packets, octets)
         else:
-            yield service, address + port, Count(1, 0, packets, octets)
+            yield service, address + port, Count(int(state != closing), 0, packets, octets)
 
 
 def rows_of(instance: nodes.Instance, lookup: Lookup, counts: Counts, *, backends: bool) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ def top(
 ) -> None:
     """List services by connections, packets and bytes.
 
-    Counted since the agent first met a service, both directions together; OPEN are connections that are remembered now.
+    Counted since the agent first met a service, both directions together; OPEN are connections that are there now.
     """
     before: dict[str, Counts] = {}
     first = True

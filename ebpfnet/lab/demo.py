@@ -23,6 +23,7 @@ INTERRUPTS = (KeyboardInterrupt, SystemExit)  # Ctrl-C; the command line makes t
 _CONNECTIONS = 150
 _BAR = 40
 _MOVE_SECONDS = 10.0
+_NODE_PORT = 30080
 
 _COLOURS = {"title": "1;36", "good": "32", "dim": "2"}
 
@@ -41,7 +42,7 @@ def run(name: str) -> None:
         _tell(
             f"up after {time.monotonic() - started:.1f} s: one agent per node, eBPF programs on every pod's interface"
         )
-        for chapter in (_services, _refused, _hairpin, _tables, _forged, _edit, _restart):
+        for chapter in (_services, _outside, _refused, _hairpin, _tables, _forged, _edit, _restart):
             chapter(lab)
     except INTERRUPTS:
         title = "Interrupted: everything is being taken down"
@@ -81,6 +82,23 @@ def _services(lab: Lab) -> None:
     _spread(client.udp(caller, dns.v4, 53) for _ in range(_CONNECTIONS))
 
 
+def _outside(lab: Lab) -> None:
+    """Show clients outside of the cluster, and the nodes themselves."""
+    _title("Clients outside of the cluster, and the nodes themselves")
+    outside, node, web = lab.outside(), lab.node("node-a"), lab.service("web")
+    for address in folder.balancer_ips(lab.manifests)["default/web"]:
+        answer = client.http(outside, address, 80)
+        _tell(f"outside -> load balancer {_shown(address)}:80  answered by {answer.pod}, which saw {answer.client}")
+    for each in ("node-a", "node-b"):
+        answer = client.http(outside, lab.node(each).v4, _NODE_PORT)
+        where = f"{lab.node(each).v4}:{_NODE_PORT}"
+        _tell(f"outside -> node port {where} of {each}  answered by {answer.pod}, which saw {answer.client}")
+    _tell("a backend on the node itself sees the client; for one on another node the node stands in")
+    for address, port in ((web.v4, 80), (web.v6, 80), (node.v4, _NODE_PORT)):
+        answer = client.http(node, address, port)
+        _tell(f"node-a -> {_shown(address)}:{port}  answered by {answer.pod}, which saw {answer.client}")
+
+
 def _refused(lab: Lab) -> None:
     """Show that a service without endpoints says so at once."""
     _title("A service without endpoints refuses, it does not time out")
@@ -113,6 +131,7 @@ def _tables(lab: Lab) -> None:
     _command(lab, "node-a", "backend", "list")
     _command(lab, "node-a", "pod", "list")
     _command(lab, "node-a", "flow", "list", rows=8)
+    _command(lab, "node-a", "service", "top", "--backends")
 
 
 def _forged(lab: Lab) -> None:

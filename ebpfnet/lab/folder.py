@@ -86,6 +86,15 @@ def cluster_ips(source: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
+def balancer_ips(source: Path) -> dict[str, tuple[str, ...]]:
+    """Return the load balancer addresses of the services in a file or folder, by NAMESPACE/NAME."""
+    return {
+        f"{service.ref.namespace}/{service.ref.name}": tuple(map(str, service.load_balancer_ips))
+        for change in manifests.read([source])
+        if isinstance(change, Upsert) and isinstance(service := change.fact, Service)
+    }
+
+
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change each object of a YAML file, and put the new file in the old one's place in one step."""
     documents = [document for document in yaml.safe_load_all(path.read_text()) if document]

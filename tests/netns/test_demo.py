@@ -25,6 +25,8 @@ def test_the_demo_runs_twice(lab_name: str):
         assert "Traceback" not in done.stdout
         for each in ("default/web-c", "Connection refused", "default/web:http", "SPOOFED_ADDRESS", "done in"):
             assert each in done.stdout
+        for each in ("outside -> load balancer", "outside -> node port", "node-a -> 10.0.0.11:30080"):
+            assert f"{each}" in done.stdout
     assert leftovers(lab_name) == []
 
 
@@ -80,6 +82,11 @@ def test_up_status_exec_down(lab_name: str):
     assert completions("lab", "exec", "--name", lab_name, "web-b", "--", "cl") == []
     node = run("lab", "exec", "--name", lab_name, "--node", "node-b", "--", "ip", "-br", "link")
     assert "uplink" in node.stdout
+    get = get.replace("10.96.0.10", "203.0.113.80")
+    for place in (["--outside"], ["--on", "node-b"]):
+        answer = run("lab", "exec", "--name", lab_name, *place, "--", sys.executable, "-c", get)
+        assert json.loads(answer.stdout)["pod"].startswith("default/web-"), answer.stderr
+    assert "outside: 192.0.2.1, " in run("lab", "status", "--name", lab_name).stdout
     assert run("lab", "exec", "--name", lab_name, "client", "--", "false").returncode == 1
     assert run("lab", "down", "--name", lab_name).returncode == 0
     assert run("lab", "down", "--name", lab_name).returncode == 0
@@ -123,6 +130,10 @@ def test_exec_in_no_pod(lab_name: str):
     both = run("lab", "exec", "--name", lab_name, "--node", "node-a", "client", "--", "true")
     assert both.returncode == 2
     assert "a node or a pod, not both" in both.stderr
+    both = run("lab", "exec", "--name", lab_name, "--outside", "client", "--", "true")
+    assert both.returncode == 2
+    assert "outside or in a pod, not both" in both.stderr
+    assert run("lab", "exec", "--name", lab_name, "--outside", "--on", "node-a", "--", "true").returncode == 2
 
 
 def run(*words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
