@@ -7,13 +7,13 @@ import ipaddress
 from ebpfnet import abi
 from ebpfnet.abi import Backend, Frontend, Netns, Protocol, Socket
 from ebpfnet.maps.dump import rows
-from tests.cluster import memory_tables
+from ebpfnet.maps.memory import MemoryTable
 
 VIP, POD = (abi.pack_address(ipaddress.ip_address(each)) for each in ("10.96.0.1", "fd00::1"))
 
 
 def test_sockets():
-    tables = memory_tables()
+    tables = {name: MemoryTable(abi.TABLES[name]) for name in ("names", "sockets", "namespaces")}
     tables["names"].put((5).to_bytes(8, "little"), abi.pack_name("default/web:http/TCP"))
     asked = Frontend(VIP, 80, Protocol.TCP)
     tables["sockets"].put((7).to_bytes(8, "little"), Socket(5, 3, asked, Backend(POD, 8080)).pack())
@@ -25,7 +25,7 @@ def test_sockets():
 
 
 def test_namespaces():
-    tables = memory_tables()
+    tables = {name: MemoryTable(abi.TABLES[name]) for name in ("names", "sockets", "namespaces")}
     tables["namespaces"].put(Netns(1, 0).pack(), abi.V4_PREFIX + bytes(4))
     tables["namespaces"].put(Netns(1, 1).pack(), bytes(16))
     tables["namespaces"].put(Netns(9, 1).pack(), POD)
