@@ -11,6 +11,12 @@ static __always_inline bool asked_by_process(const struct packet *p)
 	return f && (f->flags & FLOW_HOST) && !(f->state == FLOW_CLOSING && (p->tcp_flags & TCP_SYN));
 }
 
+/* Is an error about what the pod itself sent, untranslated? So deliver() lets go up what can't go on from here. */
+static __always_inline bool quotes_receiver(const struct packet *p, struct quote *q)
+{
+	return same_address(&p->tuple.destination, &q->tuple.source) && flows.lookup(&q->tuple);
+}
+
 int to_pod(struct __sk_buff *skb)
 {
 	struct packet p = {};
@@ -30,6 +36,8 @@ int to_pod(struct __sk_buff *skb)
 		f = find_error(skb, &p, &q, &error);
 		if (f)
 			error = translate_error(skb, &p, &q, f);
+		else if (error == -DROP_FLOW_UNKNOWN && quotes_receiver(&p, &q))
+			error = 0;
 		return error ? drop(skb, HOOK_TO_POD, error, &p.tuple) : pass(skb, HOOK_TO_POD);
 	}
 

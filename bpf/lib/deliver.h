@@ -9,7 +9,7 @@
 /* Bytes of the largest IP packet that will be on the wire: GSO trains are cut first. */
 static __always_inline __u32 wire_length(struct __sk_buff *skb, const struct packet *p)
 {
-	if (!skb->gso_segs)
+	if (!skb->gso_size) /* TCP counts a single segment, too: gso_segs is 1 */
 		return skb->len - ETHERNET_LENGTH;
 	__u32 transport = p->tuple.protocol == IPPROTO_TCP ? p->tcp_header : 8;
 	return p->l4 - p->jumbo - ETHERNET_LENGTH + transport + skb->gso_size;

@@ -137,3 +137,26 @@ def test_a_refusal_of_the_backend_comes_back(
     port = NODE_PORT if target == "node" else SERVICE_PORT
     with pytest.raises(ConnectionRefusedError):
         wires.ask(short, places, kind, (getattr(places, target), port))
+
+
+@pytest.fixture
+def narrow(wires: Wires, places: Places) -> Iterator[Places]:
+    """Have paths to the backend and to the client that take less than everybody's links."""
+    routes = [(places.carol, places.peer, "1400"), (places.client, places.peer, "1350")]
+    for address, via, mtu in routes:
+        wires.command("node", "ip", "route", "replace", address, "via", via, "mtu", "lock", mtu)
+    yield places
+    for address, _, _ in routes:
+        wires.command("node", "ip", "route", "del", address)
+    for short in ("node", "peer", "client", "alice", "bob"):
+        for family in ("-4", "-6"):
+            wires.command(short, "ip", family, "route", "flush", "cache")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("short", "target"), [("client", "node"), ("node", "service"), ("node", "node")])
+def test_a_narrow_path_is_found_out(wires: Wires, narrow: Places, backend: str, short: str, target: str) -> None:
+    """Both directions carry more than the path takes in a packet: whoever sends it hears so, be it through NAT."""
+    wires.lead(narrow, abi.Protocol.TCP, backend)
+    port = NODE_PORT if target == "node" else SERVICE_PORT
+    assert wires.ask(short, narrow, STREAM, (getattr(narrow, target), port), LARGE).data == LARGE

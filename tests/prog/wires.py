@@ -226,7 +226,7 @@ class Wires:
 
     def socket(self, short: str, places: Places, kind: int) -> socket.socket:
         made: socket.socket = self.inside(short, lambda: socket.socket(places.family, kind))
-        made.settimeout(5)
+        made.settimeout(20)
         self._open.append(made)
         return made
 
