@@ -7,7 +7,7 @@ where clients stay with their backends. Killed between any two writes, a set has
 - append: write slot ``count``, then raise ``count``;
 - remove slot i: write the last backend into it, lower ``count``, delete the last slot;
 - a new set, or one that changes for the most part: write a new generation, flip the set, delete the old one;
-- a table for which there is no room twice: one write to each slot that differs;
+- a table of shares as large as before, or one that has no room twice: one write to each slot that differs;
 - a backend becomes a member before a slot has it, and is none any more before its last slot loses it: a client whose
   backend is no member chooses once more, and nothing else happens to it.
 """
@@ -171,7 +171,10 @@ class SetWriter:
         self.used["members"] -= len(keys)
 
     def put(self, each: EndpointSet, made: Made) -> None:
-        """Replace the whole set: a new generation, the flip, the old one's end; slot by slot where two have no room."""
+        """Replace the whole set: a new generation, the flip, the old one's end; or only the slots that differ.
+
+        The latter for a table that stays as large, of which few do, and where two have no room.
+        """
         old, new = dict.fromkeys(records(each.run)), dict.fromkeys(records(made.run))
         gone, come = [key for key in old if key not in new], [key for key in new if key not in old]
         count, twice = len(made.run) // RECORD, len(made.run) // RECORD <= self.room("slots")
@@ -180,11 +183,13 @@ class SetWriter:
         if each.members:
             self._part(member_keys(each.id, gone))
             self._join(member_keys(each.id, come))
+        entry = each.entry()
+        alike = made.table and len(each.run) == len(made.run) and each.flags == made.flags
         each.flags = made.flags
-        if twice:
+        if twice and not alike:
             self._renew(each, made.run)
         else:
-            self._overwrite(each, made.run)
+            self._overwrite(each, made.run, entry)
 
     def _renew(self, each: EndpointSet, run: bytes) -> None:
         generation, count = (each.generation + 1) & 0xFFFFFFFF, len(run) // RECORD
@@ -197,16 +202,18 @@ class SetWriter:
         each.generation, each.run = generation, bytearray(run)
         self._slots.delete_batch(split_keys(old_keys))
 
-    def _overwrite(self, each: EndpointSet, run: bytes) -> None:
-        wanted, before = records(run), each.count
-        for index, record in enumerate(wanted):
-            if each.run[index * RECORD : (index + 1) * RECORD] != record:
-                self._put(each, index, record)
-                each.run[index * RECORD : (index + 1) * RECORD] = record
-        self._flip(each, each.generation, len(wanted))
-        self.used["slots"] += len(wanted) - before
-        del each.run[len(run) :]
-        self._slots.delete_batch(split_keys(slot_keys(each.id, each.generation, len(wanted), before)))
+    def _overwrite(self, each: EndpointSet, run: bytes, entry: bytes) -> None:
+        have, wanted = records(each.run), records(run)
+        head = _HEAD.pack(each.id, each.generation)
+        other = [at for at, record in enumerate(wanted) if at >= len(have) or have[at] != record]
+        keys = b"".join([head + at.to_bytes(4, "little") for at in other])
+        if keys:
+            self._slots.put_batch(keys, b"".join([wanted[at] for at in other]))
+        self.used["slots"] += len(wanted) - len(have)
+        each.run = bytearray(run)
+        if each.entry() != entry:
+            self._flip(each, each.generation, len(wanted))
+        self._slots.delete_batch(split_keys(slot_keys(each.id, each.generation, len(wanted), len(have))))
 
     def change(self, each: EndpointSet, removed: list[bytes], added: list[bytes], flags: int) -> None:
         """Take some backends out and put some in, slot by slot; a pair of the two is one write."""

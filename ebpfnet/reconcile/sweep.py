@@ -122,8 +122,10 @@ def misled(keys: bytes, values: bytes, wires: Wires) -> Iterator[bytes]:
     for index, ((source, _), (destination, _, from_, deliver, _, flags)) in enumerate(rows):
         if flags & FlowFlag.BESIDE:
             continue
-        asks, answers = flags & (_HOST | _REPLY) == _HOST, flags & (_HOST | _REPLY) == _HOST | _REPLY
-        if (from_ != wire(source, NO_WIRE) and not asks) or (deliver != wire(destination, NO_WIRE) and not answers):
+        wrong_from, wrong_deliver = from_ != wire(source, NO_WIRE), deliver != wire(destination, NO_WIRE)
+        if (wrong_from or wrong_deliver) and flags & _HOST:
+            wrong_from, wrong_deliver = wrong_from and bool(flags & _REPLY), wrong_deliver and not flags & _REPLY
+        if wrong_from or wrong_deliver:
             yield keys[index * SIZE : (index + 1) * SIZE]
 
 
