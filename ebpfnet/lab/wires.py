@@ -30,6 +30,7 @@ _ETHERNET_MTU = 1500
 _SCOPE_LINK = 253
 _NUD_PERMANENT = 0x80
 _IFA_F_NODAD = 0x02
+UNREACHABLE_METRIC = 2**32 - 2
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 _SETTINGS_EVERYWHERE = {
@@ -105,7 +106,8 @@ def set_routes(plan: Plan, node: NodePlan, before: Plan) -> None:
         _change_routes(ip, uplink, (old_peers | {*old_routers}, old), (peers | {*routers}, want))
         for block in node.pod_cidrs:
             family = _FAMILY[ipaddress.ip_network(block).version]
-            ip.route("replace", family=family, dst=block, type="unreachable")
+            # The last choice: a plugin's bridge has a route of its own for the block.
+            ip.route("replace", family=family, dst=block, type="unreachable", priority=UNREACHABLE_METRIC)
         for version in (4, 6):
             gateway = next((each for each in routers if ipaddress.ip_address(each).version == version), None)
             if gateway and any(ipaddress.ip_address(each).version == version for each in node.addresses):
