@@ -218,7 +218,10 @@ class Hosting:
         """Look at addresses and sockets now, when addresses or NodePorts change, and every ``interval_s``."""
         with Changes(groups=ADDRESSES) as changes, Reader() as routes, Reader(SOCK_DIAG) as diag:
             while not stop.is_set():
-                self._look(routes, diag)
+                try:
+                    self._look(routes, diag)
+                except OSError as error:  # what was seen before holds until the next look
+                    log.warning("look at this node's addresses and sockets: %s", error.strerror or error)
                 due = time.monotonic() + interval_s
                 while not (stop.is_set() or changes.wait(WAKE_S) or self._look_again.is_set()):
                     if time.monotonic() >= due:
