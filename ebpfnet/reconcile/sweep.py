@@ -89,6 +89,7 @@ def timeouts(protocol: int) -> tuple[int, int, int]:
 
 _UDP, _TCP, _SCTP = int(abi.Protocol.UDP), int(abi.Protocol.TCP), int(abi.Protocol.SCTP)
 _REPLY, _NAT, _HOST, _GONE = (int(each) for each in (FlowFlag.REPLY, FlowFlag.NAT, FlowFlag.HOST, FlowFlag.GONE))
+_LOOPBACK = (1).to_bytes(4, "little") + bytes(6)  # as a wire: always number 1, without a MAC
 _TIMEOUTS = [timeouts(number) for number in range(256)]
 
 
@@ -113,7 +114,7 @@ def misled(keys: bytes, values: bytes, wires: Wires) -> Iterator[bytes]:
 
     A flow that began before its pod had a wire is one of them: the pod's answers would count as spoofed. Flows opened
     on another plugin's wire are not: there nothing depends on it. Of what the node asked itself, one end is an
-    interface of the host's.
+    interface of the host's, and both are when it answers itself, over loopback.
     """
     if wires is None:
         return
@@ -122,10 +123,12 @@ def misled(keys: bytes, values: bytes, wires: Wires) -> Iterator[bytes]:
     for index, ((source, _), (destination, _, from_, deliver, _, flags)) in enumerate(rows):
         if flags & FlowFlag.BESIDE:
             continue
-        wrong_from, wrong_deliver = from_ != wire(source, NO_WIRE), deliver != wire(destination, NO_WIRE)
-        if (wrong_from or wrong_deliver) and flags & _HOST:
-            wrong_from, wrong_deliver = wrong_from and bool(flags & _REPLY), wrong_deliver and not flags & _REPLY
-        if wrong_from or wrong_deliver:
+        if flags & _HOST:
+            address, held = (source, from_) if flags & _REPLY else (destination, deliver)
+            misses = held != wire(address, _LOOPBACK if held == _LOOPBACK else NO_WIRE)
+        else:
+            misses = from_ != wire(source, NO_WIRE) or deliver != wire(destination, NO_WIRE)
+        if misses:
             yield keys[index * SIZE : (index + 1) * SIZE]
 
 

@@ -318,3 +318,15 @@ def test_a_service_that_comes_back_meanwhile_keeps_its_flows():
             routes.routes = Routes({(VIP, 80, Protocol.UDP): [(THERE, 2)]}).routes
 
     assert swept(flows, guard=Guard(), routes=routes) == 0
+
+
+def test_a_host_that_answers_itself_does_so_over_loopback():
+    """A host-network endpoint, called by a process of its node: neither end is a pod's."""
+    loopback = abi.Wire(1, bytes(6))
+    asks, answers = connection(ifindex=7)
+    for (key, value), reply in ((asks, False), (answers, True)):
+        flow = abi.Flow.unpack(value)
+        flow = dataclasses.replace(flow, flags=flow.flags | FlowFlag.HOST)
+        flow = dataclasses.replace(flow, from_=loopback) if reply else dataclasses.replace(flow, deliver=loopback)
+        assert list(misled(key, flow.pack(), {})) == []
+        assert list(misled(key, flow.pack(), {THERE: packed(9)})) == [key]
