@@ -222,8 +222,14 @@ class Reconciler(Writing):
         return self._routes.is_frontend(frontend)
 
     def fate(self, frontend: bytes, backend: bytes) -> Fate:
-        """Say what a packed ``Backend`` is to a packed ``Frontend``; the best it may be while that is not known."""
-        return self._routes.fate(frontend, backend) if self.synced else Fate.CHOSEN
+        """Say what a packed ``Backend`` is to a packed ``Frontend``; the best it may be while that is not known.
+
+        While not every slice is known, one of those may list what no other does: then nothing is gone.
+        """
+        if not self.synced:
+            return Fate.CHOSEN
+        found = self._routes.fate(frontend, backend)
+        return Fate.LISTED if found == Fate.GONE and not self._complete else found
 
 
 def _is_outer(service: Service) -> bool:

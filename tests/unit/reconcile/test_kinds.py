@@ -198,6 +198,15 @@ def test_fates():
         assert reconciler.fate(key, backend("10.0.0.1")) == Fate.NO_SERVICE
 
 
+def test_nothing_is_gone_while_a_slice_may_not_be_known():
+    reconciler = Reconciler(memory_tables(), "node-a", Clock())
+    reconciler.apply([Upsert(WEB), Upsert(THREE), Synced(complete=False)])
+    asked = frontend("10.96.0.1", 80), backend("10.0.0.9")
+    assert reconciler.fate(*asked) == Fate.LISTED
+    reconciler.apply([Synced()])
+    assert reconciler.fate(*asked) == Fate.GONE
+
+
 def test_an_endpoint_that_was_only_terminating_turns_when_it_goes():
     reconciler, _ = started(WEB, piece("web", "a", ["10.0.0.1"], leaving=["10.0.0.2"]))
     before = reconciler.turns
