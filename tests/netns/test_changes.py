@@ -168,7 +168,9 @@ def keep(count: int, service: str | None = None) -> Callable[[dict[str, Any]], N
 
 def backends(lab: Lab, node: str) -> dict[bytes, int]:
     """Return the number of backends of each frontend in a node's tables."""
-    return {key: abi.Service.unpack(value).count for key, value in entries(lab, node, "services").items()}
+    sets = {int.from_bytes(key, "little"): abi.Set.unpack(value) for key, value in entries(lab, node, "sets").items()}
+    services = {key: abi.Service.unpack(value) for key, value in entries(lab, node, "services").items()}
+    return {key: sets[value.inside].count for key, value in services.items() if value.inside}
 
 
 def entries(lab: Lab, node: str, table: str) -> dict[bytes, bytes]:

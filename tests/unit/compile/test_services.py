@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def problems(found: Compiled) -> list[tuple[str, str]]:
     return [(each.field, each.reason) for each in found.problems]
 
 
-EXTERNAL = {"load_balancer_ips": ["192.0.2.1"], "external_ips": ["192.0.2.2"]}
+EXTERNAL: dict[str, Any] = {"load_balancer_ips": ["192.0.2.1"], "external_ips": ["192.0.2.2"]}
 POLICIES = {
     "Cluster and Cluster": ({}, (ALL, ALL), (ALL, ALL)),
     "Local inside": ({"internal_local": True}, (LOCAL, LOCAL), (ALL, ALL)),
@@ -126,7 +127,7 @@ def test_source_ranges_without_a_load_balancer_say_nothing():
 
 
 def test_source_ranges_of_the_other_family_say_nothing():
-    both = {"load_balancer_ips": ["192.0.2.1", "2001:db8::1"], "source_ranges": ["2001:db8::/32"]}
+    both: dict[str, Any] = {"load_balancer_ips": ["192.0.2.1", "2001:db8::1"], "source_ranges": ["2001:db8::/32"]}
     found = compiled(EVERYWHERE, "10.96.0.1", "fd00::1", **both)
     assert guarded(found) == {"[2001:db8::1]:80/TCP"}
     assert ranges(found) == [(64 + 32, "2001:db8::")]
@@ -147,7 +148,7 @@ def test_an_external_ip_may_be_the_nodes():
 
 def test_what_a_node_in_the_ranges_sends_from_the_load_balancers_address_is_let_in():
     own = host(addresses=["10.1.1.1"])
-    given = {"load_balancer_ips": ["192.0.2.1"], "source_ranges": ["10.0.0.0/8"]}
+    given: dict[str, Any] = {"load_balancer_ips": ["192.0.2.1"], "source_ranges": ["10.0.0.0/8"]}
     assert (64 + 128, "192.0.2.1") in ranges(compiled(own, **given))
     assert (64 + 128, "192.0.2.1") not in ranges(compiled(host(addresses=["172.16.0.1"]), **given))
 

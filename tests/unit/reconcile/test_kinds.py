@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ THREE = piece("web", "a", ["10.0.0.1", "10.0.0.2", "10.0.0.3"])
 SET = abi.identify("default/web:http/6")
 
 
-def started(*facts, on: Host = HERE, clock: Clock | None = None, **sizes: int):
+def started(*facts, on: Host = HERE, clock: Clock | None = None, **sizes: Any):
     tables = memory_tables(**sizes)
     reconciler = Reconciler(tables, "node-a", clock or Clock())
     reconciler.set_host(on)
@@ -177,7 +178,7 @@ def test_a_frontend_waits_for_its_set():
     faulty.left = 100
     renamed = service("web", "10.96.0.1", ports=[("other", TCP, 80)])
     reconciler.apply([Upsert(renamed)])
-    led = abi.Service.unpack(tables["services"].get(frontend("10.96.0.1", 80)))
+    led = abi.Service.unpack(tables["services"].get(frontend("10.96.0.1", 80)) or b"")
     assert led.inside == SET
     assert len(slots(tables)) == 3, "what it leads to stays for as long"
     faulty.left = 0
