@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import gc
-import ipaddress
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from ebpfnet.cli.agent import networks
+from ebpfnet.cli.agent import nodeport_addresses as nodeport_addresses_of
 from ebpfnet.exits import BadInput
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def _networks(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[Network, ...]:
-    try:
-        return tuple(ipaddress.ip_network(part.strip()) for part in value.split(",")) if value else ()
-    except ValueError as error:
-        raise click.BadParameter(str(error), param=parameter) from error
-
-
-def _networks_or_primary(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[Network, ...]:
-    """Return the blocks; `primary`, the default, is none, and means the first address of each family."""
-    return () if value == "primary" else _networks(ctx, parameter, value)
+if TYPE_CHECKING:
+    from ebpfnet.model.facts import IPNetwork
+    from ebpfnet.operate.nodeports import NodePortAddresses
 
 
 @click.command()
@@ -35,11 +26,16 @@ def _networks_or_primary(ctx: click.Context, parameter: click.Parameter, value: 
               help="The flows, one JSON object a line.")  # fmt: skip
 @click.option("-o", "--output", type=click.Choice(["table", "json"]),
               help="How to print; --interactive always JSON.  [default: table on a terminal, else JSON]")  # fmt: skip
-@click.option("--service-cidr", callback=_networks, metavar="CIDR,...", help="What ClusterIPs are taken from.")
-@click.option("--cluster-cidr", callback=_networks, metavar="CIDR,...", help="What pods' addresses are taken from.")
-@click.option("--nodeport-addresses", callback=_networks_or_primary, metavar="CIDR,...|primary",
-              help="At which of a node's addresses node ports are served.  [default: primary]")  # fmt: skip
-@click.option("--external-ip-cidr", callback=_networks, metavar="CIDR,...",
+@click.option(
+    "--service-cidr", multiple=True, callback=networks, metavar="CIDR,...", help="What ClusterIPs are taken from."
+)
+@click.option(
+    "--cluster-cidr", multiple=True, callback=networks, metavar="CIDR,...", help="What pods' addresses are taken from."
+)
+@click.option("--nodeport-addresses", multiple=True, callback=nodeport_addresses_of, metavar="CIDR,...",
+              help="At which of a node's addresses node ports are served: blocks, 'primary' or 'all'.  "
+              "[default: primary]")  # fmt: skip
+@click.option("--external-ip-cidr", multiple=True, callback=networks, metavar="CIDR,...",
               help="The only external IPs that are served.")  # fmt: skip
 @click.option("--interactive", is_flag=True,
               help='Lines may also be {"apply": MANIFEST}, {"delete": {...}} and {"reset": true}.')  # fmt: skip
@@ -48,10 +44,10 @@ def simulate(
     paths: tuple[Path, ...],
     flows_file: str,
     output: str | None,
-    service_cidr: tuple[Network, ...],
-    cluster_cidr: tuple[Network, ...],
-    nodeport_addresses: tuple[Network, ...],
-    external_ip_cidr: tuple[Network, ...],
+    service_cidr: tuple[IPNetwork, ...],
+    cluster_cidr: tuple[IPNetwork, ...],
+    nodeport_addresses: NodePortAddresses,
+    external_ip_cidr: tuple[IPNetwork, ...],
     interactive: bool,
     cache: Path | None,
 ) -> None:
@@ -71,7 +67,7 @@ def simulate(
         raise click.UsageError("-f PATH is missing (only --interactive can do without)")
     if flows_file == "-" and Path("-") in paths:
         raise click.UsageError("manifests and flows can't both come from standard input")
-    flags = Flags(service_cidr, cluster_cidr, external_ip_cidr, nodeport_addresses)
+    flags = Flags(service_cidr, cluster_cidr, external_ip_cidr, nodeport_addresses.choose)
     changes, complaints, refused = _read(paths)
     as_json = interactive or output == "json" or (output is None and not sys.stdout.isatty())
     with _lines(flows_file) as lines, private_network():

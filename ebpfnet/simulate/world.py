@@ -6,7 +6,7 @@ exist nowhere. A node is brought up when it is first needed, and what a node tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Self
 
 from ebpfnet import abi
@@ -14,7 +14,7 @@ from ebpfnet.datapath import load, stage, testrun
 from ebpfnet.datapath.build import Object
 from ebpfnet.maps import kernel
 from ebpfnet.maps.kernel import KernelTable
-from ebpfnet.model.facts import Change, Delete, Fact, IPNetwork, Pod, Problem, Ref, Synced, Upsert
+from ebpfnet.model.facts import Change, Delete, Fact, IPAddress, IPNetwork, Pod, Problem, Ref, Synced, Upsert
 from ebpfnet.model.host import Host
 from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.simulate import packets
@@ -38,13 +38,21 @@ class Frontend(NamedTuple):
     backends: tuple[str, ...]
 
 
+Choice = Callable[[Iterable[IPAddress], Iterable[IPAddress]], tuple[IPAddress, ...]]
+
+
+def primary_alone(_: Iterable[IPAddress], primary: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
+    """Serve NodePorts at a node's primary addresses."""
+    return tuple(primary)
+
+
 class Flags(NamedTuple):
-    """What an agent's flags of these names say; ``nodeport_addresses`` () means the first address of each family."""
+    """What an agent's flags of these names say; ``nodeport_addresses`` chooses of a node's own and its primary ones."""
 
     service_cidrs: tuple[IPNetwork, ...] = ()
     cluster_cidrs: tuple[IPNetwork, ...] = ()
     external_ip_cidrs: tuple[IPNetwork, ...] = ()
-    nodeport_addresses: tuple[IPNetwork, ...] = ()
+    nodeport_addresses: Choice = primary_alone
 
 
 NO_FLAGS = Flags()
@@ -262,12 +270,9 @@ class World:
         addresses = self.directory.addresses_of(name)
         versions = dict.fromkeys(address.version for address in addresses)
         primary = tuple(next(each for each in addresses if each.version == version) for version in versions)
-        chosen = primary
-        if flags.nodeport_addresses:
-            chosen = tuple(each for each in addresses if any(each in block for block in flags.nodeport_addresses))
         return Host(
             addresses,
-            chosen,
+            flags.nodeport_addresses(addresses, primary),
             primary,
             pod_cidrs=flags.cluster_cidrs,
             service_cidrs=flags.service_cidrs,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ebpfnet.datapath import build
+from ebpfnet.operate import nodeports
 from ebpfnet.simulate.interactive import Session
 from ebpfnet.simulate.network import private_network
 from ebpfnet.simulate.world import Flags, World
@@ -223,8 +224,8 @@ def test_addresses_of_node_ports(compiled: build.Object) -> None:
     first = {"type": "InternalIP", "address": "192.168.0.1"}
     second = {"type": "InternalIP", "address": "192.168.9.1"}
     two = {"kind": "Node", "metadata": {"name": "a"}, "status": {"addresses": [first, second]}}
-    for blocks, served in (((), "192.168.0.1"), (("192.168.9.0/24",), "192.168.9.1")):
-        flags = Flags(nodeport_addresses=tuple(map(ipaddress.ip_network, blocks)))
+    for text, served in (("primary", "192.168.0.1"), ("192.168.9.0/24", "192.168.9.1")):
+        flags = Flags(nodeport_addresses=nodeports.expand([text]).choose)
         with private_network(), World(compiled, flags) as world:
             session = Session(world, [], interactive=True)
             for manifest in (two, pod("near"), *service("near", 1, ["near"])):
