@@ -99,7 +99,7 @@ def service(policy: str) -> list[Manifest]:
         for protocol, number in PORTS.items()
     ]
     cluster_ips = [addresses(policy, "ClusterIP", ipv6) for ipv6 in families]
-    spec = {
+    spec: Manifest = {
         "type": "LoadBalancer",
         "clusterIP": cluster_ips[0],
         "clusterIPs": cluster_ips,

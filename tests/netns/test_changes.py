@@ -41,15 +41,20 @@ def test_a_backend_taken_away_gets_no_new_connection(edited: Lab, caller: Inside
     wait(lambda: answering(caller, address) == {"default/web-a"}, 3)
 
 
-def test_an_open_connection_outlives_its_endpoint(edited: Lab, caller: Inside, family: int, wait: Wait):
+def test_an_open_connection_outlives_its_endpoint_while_that_terminates(
+    edited: Lab, caller: Inside, family: int, wait: Wait
+):
+    """Nobody new is led there; who is connected stays, until it is in no slice any more: then a reset says so."""
     address = edited.service("far").of(family)
     with caller.socket(family, socket.SOCK_STREAM) as sock, sock.makefile("rb") as stream:
         sock.settimeout(3)
         sock.connect((address, 80))
-        folder.edit(edited.manifests / "tests.yaml", keep(0, "far"))
+        folder.edit(edited.manifests / "tests.yaml", terminate("far"))
         wait(lambda: refused(caller, address), 3)
         sock.sendall(b"still there?\n")
         assert client.parse(stream.readline()).pod == f"default/{objects.FAR_WEB}"
+        folder.edit(edited.manifests / "tests.yaml", keep(0, "far"))
+        wait(lambda: is_reset(sock), 15)
 
 
 def test_a_service_that_is_deleted_is_nobodys_address(edited: Lab, caller: Inside, family: int, wait: Wait):
@@ -166,11 +171,31 @@ def keep(count: int, service: str | None = None) -> Callable[[dict[str, Any]], N
     return change
 
 
+def terminate(service: str) -> Callable[[dict[str, Any]], None]:
+    """Return a change that says of a service's endpoints that they terminate, and serve nobody new."""
+
+    def change(document: dict[str, Any]) -> None:
+        owner = document["metadata"].get("labels", {}).get("kubernetes.io/service-name")
+        if document["kind"] == "EndpointSlice" and owner == service:
+            for each in document["endpoints"]:
+                each["conditions"] = {"ready": False, "serving": False, "terminating": True}
+
+    return change
+
+
+def is_reset(sock: socket.socket) -> bool:
+    """Say something; tell whether the answer is a reset."""
+    try:
+        sock.sendall(b"still there?\n")
+        sock.recv(2000)
+    except ConnectionResetError:
+        return True
+    return False
+
+
 def backends(lab: Lab, node: str) -> dict[bytes, int]:
-    """Return the number of backends of each frontend in a node's tables."""
-    sets = {int.from_bytes(key, "little"): abi.Set.unpack(value) for key, value in entries(lab, node, "sets").items()}
-    services = {key: abi.Service.unpack(value) for key, value in entries(lab, node, "services").items()}
-    return {key: sets[value.inside].count for key, value in services.items() if value.inside}
+    """Return the number of backends of each endpoint set in a node's tables."""
+    return {key: abi.Set.unpack(value).count for key, value in entries(lab, node, "sets").items()}
 
 
 def entries(lab: Lab, node: str, table: str) -> dict[bytes, bytes]:
