@@ -1,4 +1,4 @@
-"""A network namespace with nothing in it, so that no lookup of the datapath ever sees this machine's routes."""
+"""A network namespace with nothing in it but what test runs need, so that no lookup ever sees this machine's routes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ebpfnet.datapath import stage
 from ebpfnet.exits import NotRoot
 
 CLONE_NEWNET = 0x40000000
@@ -20,6 +21,16 @@ def _check(result: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+_there: set[int] = set()  # interfaces of the namespace that was entered last: asking costs as much as a test run
+
+
+def interface(ifindex: int, uplink: int) -> None:
+    """See to it that the private network has an interface of this number, and one to leave by."""
+    if ifindex not in _there:
+        stage.ensure(ifindex, uplink)
+        _there.add(ifindex)
+
+
 @contextmanager
 def private_network() -> Iterator[None]:
     """Put the calling thread into a new network namespace, and back afterwards. Raises ``NotRoot``."""
@@ -29,6 +40,7 @@ def private_network() -> Iterator[None]:
             _check(_libc.unshare(CLONE_NEWNET))
         except PermissionError as error:
             raise NotRoot("simulate loads programs into the kernel: run it as root") from error
+        _there.clear()
         try:
             yield
         finally:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Self
 
 from ebpfnet import abi
-from ebpfnet.datapath import load, stage, testrun
+from ebpfnet.datapath import load, testrun
 from ebpfnet.datapath.build import Object
 from ebpfnet.maps import kernel
 from ebpfnet.maps.kernel import KernelTable
 from ebpfnet.model.facts import Change, Delete, Fact, IPAddress, IPNetwork, Pod, Problem, Ref, Synced, Upsert
 from ebpfnet.model.host import Host
 from ebpfnet.reconcile.reconciler import Reconciler
-from ebpfnet.simulate import packets
+from ebpfnet.simulate import network, packets
 from ebpfnet.simulate.directory import Directory, label
 
 SIZES = {"flows": 16_384, "fragments": 128}
@@ -98,7 +98,7 @@ class Node:
 
     def run(self, program: str, packet: bytes, ifindex: int) -> testrun.Result:
         """Send a packet through one program; ``ifindex`` 0: it comes from a process here."""
-        stage.ensure(ifindex or UPLINK_IFINDEX, UPLINK_IFINDEX)
+        network.interface(ifindex or UPLINK_IFINDEX, UPLINK_IFINDEX)
         return testrun.run(self._fds[program], packet, ingress_ifindex=ifindex)
 
     def remembered(self, key: bytes) -> bytes | None:
