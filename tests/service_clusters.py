@@ -350,7 +350,9 @@ def questions(cluster: Cluster, dice: random.Random, count: int) -> list[Questio
     found: list[Question] = []
     while len(found) < count:
         kind = dice.random()
-        end = dice.choice(served if kind < 0.4 and served else ends if kind < 0.9 and ends else nearly)
+        end = dice.choice(served if kind < 0.4 and served else ends if kind < 0.85 and ends else nearly)
+        if kind > 0.97:  # of the service CIDR, where there is one, and nobody's
+            end = (dice.choice(["10.96.0.77", "fd96::77"]), 80, "TCP")
         if dice.random() < 0.1:
             end = (end[0], end[1], dice.choice(["TCP", "UDP", "SCTP"]))
         alike = [each for each in askers if is_v6(each.address) == is_v6(end[0])]
