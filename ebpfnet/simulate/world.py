@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 from ebpfnet import abi
 from ebpfnet.datapath import load, testrun
 from ebpfnet.datapath.build import Object
+from ebpfnet.datapath.build import Program as Code
 from ebpfnet.maps import kernel
 from ebpfnet.maps.kernel import KernelTable
 from ebpfnet.model.facts import Change, Delete, Fact, IPAddress, IPNetwork, Pod, Problem, Ref, Synced, Upsert
@@ -20,7 +21,7 @@ from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.simulate import network, packets
 from ebpfnet.simulate.directory import Directory, label
 
-SIZES = {"flows": 16_384, "fragments": 128}
+SIZES = {"flows": 16_384, "affinity": 4_096, "usage": 4_096, "fragments": 128}
 FIRST_IFINDEX = 1001
 UPLINK_IFINDEX = 999
 EAGER_NODES = 16
@@ -59,10 +60,17 @@ NO_FLAGS = Flags()
 
 
 class Equipment(NamedTuple):
-    """What a node needs of the kernel; dear to make, so it is kept."""
+    """What a node needs of the kernel; dear to make, so it is kept. A program is loaded when a packet gets to it."""
 
     tables: dict[str, KernelTable]
-    programs: dict[str, load.Program]
+    codes: dict[str, Code]
+    loaded: dict[str, load.Program]
+
+    def program(self, name: str) -> int:
+        """Return a program's descriptor. Raises ``LoadFailed``."""
+        if name not in self.loaded:
+            self.loaded[name] = load.load_one(self.codes[name], self.tables)
+        return self.loaded[name].fd
 
 
 class Node:
@@ -75,7 +83,6 @@ class Node:
         self.pods: dict[int, str] = {}
         self.reconciler = Reconciler(equipment.tables, name)
         self.host = Host()
-        self._fds = {program.name: program.fd for program in equipment.programs.values()}
         self._flows = equipment.tables["flows"]
         self._frontends: dict[tuple[bytes, bool], Frontend | None] = {}
 
@@ -97,9 +104,9 @@ class Node:
         self.reconciler.set_wires(wires)
 
     def run(self, program: str, packet: bytes, ifindex: int) -> testrun.Result:
-        """Send a packet through one program; ``ifindex`` 0: it comes from a process here."""
+        """Send a packet through one program (``LoadFailed``); ``ifindex`` 0: it comes from a process here."""
         network.interface(ifindex or UPLINK_IFINDEX, UPLINK_IFINDEX)
-        return testrun.run(self._fds[program], packet, ingress_ifindex=ifindex)
+        return testrun.run(self.equipment.program(program), packet, ingress_ifindex=ifindex)
 
     def remembered(self, key: bytes) -> bytes | None:
         """Return what ``flows`` says a packet with this tuple becomes, or None."""
@@ -186,7 +193,7 @@ class World:
         """Give everything back to the kernel."""
         self._retire(list(self._nodes))
         for equipment in self._spare:
-            for program in equipment.programs.values():
+            for program in equipment.loaded.values():
                 program.close()
             for table in equipment.tables.values():
                 table.close()
@@ -255,7 +262,7 @@ class World:
         try:
             for name, spec in abi.TABLES.items():
                 tables[name] = kernel.create(spec._replace(max_entries=SIZES.get(name, spec.max_entries)))
-            return Equipment(tables, load.load(self._compiled, tables))
+            return Equipment(tables, {code.name: code for code in self._compiled.programs}, {})
         except Exception:
             for table in tables.values():
                 table.close()
