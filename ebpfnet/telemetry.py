@@ -19,6 +19,7 @@ from ebpfnet.operate.events import Recorder
 from ebpfnet.operate.health import Health
 from ebpfnet.operate.metrics import Metrics
 from ebpfnet.operate.snapshot import Attached, Conntrack, Packets, Refusal, Snapshot, TableUse, Watch
+from ebpfnet.traffic import traffic
 from ebpfnet.watch.source import Stats
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class Settings(NamedTuple):
     healthz_bind_address: str = "0.0.0.0:10256"
     hard_fail: bool = False
     sync_period_s: float = 30.0
+    metrics_services: int = 100
+    """How many services have rows of their own in metrics; the others are one row."""
 
 
 class Counted(NamedTuple):
@@ -160,6 +163,7 @@ class Telemetry:
             ),
             forwarded=tuple(self._packets("forwards", len(abi.Outcome), abi.Outcome)),
             dropped=tuple(self._packets("drops", abi.DROP_MAX, abi.DropReason)),
+            traffic=tuple(traffic(self._tables, self._settings.metrics_services)),
             conntrack=self._conntrack,
             watches=tuple(
                 Watch(each.resource, each.lag_s, max(0, each.watches - 1), max(0, each.lists - 1), each.failures)

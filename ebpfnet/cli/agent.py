@@ -104,6 +104,8 @@ def cgroup(_: click.Context, __: click.Parameter, value: str) -> str:
               "translated: those in a cgroup (version 2).  [CGROUP: the machine's root]")  # fmt: skip
 @click.option("--metrics-bind-address", default="127.0.0.1:10249", show_default=True, metavar="IP:PORT",
               help="Where /metrics is; empty: nowhere.")  # fmt: skip
+@click.option("--metrics-services", type=click.IntRange(0), default=100, show_default=True, metavar="N",
+              help="Services with figures of their own in /metrics: those with the most bytes.")  # fmt: skip
 @click.option("--healthz-bind-address", default="0.0.0.0:10256", show_default=True, metavar="IP:PORT",
               help="Where /healthz and /livez are; empty: nowhere.")  # fmt: skip
 @click.option("--nodeport-addresses", multiple=True, callback=nodeport_addresses, metavar="CIDR,...",
@@ -148,7 +150,11 @@ def agent(ctx: click.Context, /, config: Path | None, **options: Any) -> None:
     from ebpfnet.operate import logs
     from ebpfnet.telemetry import Settings
 
-    settings = Settings(options.pop("metrics_bind_address"), options.pop("healthz_bind_address"))
+    settings = Settings(
+        options.pop("metrics_bind_address"),
+        options.pop("healthz_bind_address"),
+        metrics_services=options.pop("metrics_services"),
+    )
     host = HostSettings(
         nodeport_addresses=options.pop("nodeport_addresses"),
         nodeport_range=options.pop("service_node_port_range"),

@@ -15,6 +15,7 @@ from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
 from ebpfnet.cli.lookup import Lookup, full_name, refuse_unknown, without_port
 from ebpfnet.maps.dump import host_port
+from ebpfnet.maps.usage import used
 
 SORTS = ("connections", "packets", "bytes", "open")
 COUNTS = ("open", "connections", "packets", "bytes")
@@ -50,12 +51,8 @@ def read(tables: dict[str, Any], lookup: Lookup) -> Counts:
 
 
 def _flushed(tables: dict[str, Any]) -> Iterator[tuple[int, bytes, Count]]:
-    size = abi.Usage.size()
-    for key, value in tables["usage"].items():
-        parts = [abi.Usage.unpack(value[at : at + size]) for at in range(0, len(value), size)]
-        connections = sum(part.connections for part in parts)
-        packets, octets = sum(part.packets for part in parts), sum(part.bytes for part in parts)
-        yield int.from_bytes(key[:8], "little"), key[8:26], Count(0, connections, packets, octets)
+    for set_id, backend, *counts in used(tables["usage"]):
+        yield set_id, backend, Count(0, *counts)
 
 
 def _live(tables: dict[str, Any]) -> Iterator[tuple[int, bytes, Count]]:

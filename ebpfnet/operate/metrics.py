@@ -193,6 +193,10 @@ def _of_snapshot(now: Snapshot) -> Iterator[Metric]:
         ("ebpfnet_dropped_packets", "Packets that were dropped or rejected, by reason.", "reason", now.dropped),
     ):
         yield _counter(name, text, ("hook", label), [((each.hook, each.what), each.packets) for each in packets])
+    for what in ("connections", "packets", "bytes"):
+        rows = [((each.service,), float(getattr(each, what))) for each in now.traffic]
+        text = f"{what.capitalize()} through a service, both directions together."
+        yield _counter(f"ebpfnet_service_{what}", text, ("service",), rows)
     if now.conntrack is not None:
         flows = now.conntrack
         yield _gauge("ebpfnet_conntrack_entries", "Flow entries, at the last sweep.", (), [((), flows.entries)])

@@ -26,6 +26,15 @@ class Packets(NamedTuple):
     packets: int
 
 
+class Traffic(NamedTuple):
+    """What went through a service (NAMESPACE/NAME:PORT), and back."""
+
+    service: str
+    connections: int
+    packets: int
+    bytes: int
+
+
 class Conntrack(NamedTuple):
     """The flow table as the last sweep left it, and all sweeps since the start; ``duration_s`` is the last one's."""
 
@@ -70,6 +79,7 @@ class Snapshot:
     tables: tuple[TableUse, ...] = ()
     forwarded: tuple[Packets, ...] = ()
     dropped: tuple[Packets, ...] = ()
+    traffic: tuple[Traffic, ...] = ()
     conntrack: Conntrack | None = None
     watches: tuple[Watch, ...] = ()
     attached: tuple[Attached, ...] = ()
