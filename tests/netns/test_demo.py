@@ -79,6 +79,7 @@ def test_up_status_exec_down(lab_name: str):
     assert completions("pod", "list", "--lab", lab_name[:-1]) == [lab_name]
     assert completions("pod", "list", "--lab", lab_name, "--node", "node-") == ["node-a", "node-b"]
     assert completions("lab", "exec", "--name", lab_name, "web-b") == ["web-b"]
+    assert completions("lab", "exec", "--name", lab_name, "--on", "node-") == ["node-a", "node-b"]
     assert completions("lab", "exec", "--name", lab_name, "web-b", "--", "cl") == []
     node = run("lab", "exec", "--name", lab_name, "--node", "node-b", "--", "ip", "-br", "link")
     assert "uplink" in node.stdout

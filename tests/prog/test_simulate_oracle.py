@@ -27,8 +27,12 @@ def flags_of(flags: service_oracle.Flags) -> Flags:
     def blocks(texts: Iterable[str]) -> tuple[Any, ...]:
         return tuple(map(ipaddress.ip_network, texts))
 
-    cidrs = map(blocks, (flags.service_cidrs, flags.cluster_cidrs, flags.external_ip_cidrs))
-    return Flags(*cidrs, nodeports.expand(flags.nodeport_addresses).choose)
+    return Flags(
+        blocks(flags.service_cidrs),
+        blocks(flags.cluster_cidrs),
+        blocks(flags.external_ip_cidrs),
+        nodeports.expand(flags.nodeport_addresses).choose,
+    )
 
 
 def worth(cluster: Cluster, oracle: Oracle) -> Iterator[Question]:
