@@ -42,7 +42,7 @@ POOLS = {
     "external": ["198.51.100.2", "198.51.101.1", "192.0.2.1", "2001:db8:2::1", "2001:db8:1::2", "2001:db8:3::1"],
     "outside": ["203.0.113.7", "198.18.0.9", "2001:db8:9::7", "2001:db8:a::9"],
 }
-ODD = {"lb": ["192.168.0.1", "10.1.0.200", "fd01::200"], "external": ["192.168.0.1", "fd0f::1", "172.16.0.1"]}
+ODD = {"lb": ["192.168.0.1", "fd00::1", "10.1.0.200", "fd01::200"], "external": ["192.168.0.1", "fd0f::1", "172.16.0.1"]}
 RANGES = [
     "203.0.113.0/24",
     "10.1.0.0/16",
@@ -119,6 +119,8 @@ class Cluster:
             self._drop(self.dice.choice([*self.services]))
         if self.dice.random() < 0.1:
             self.nodes[0]["metadata"]["labels"] = self._zone()
+        if self.dice.random() < 0.1:
+            self.flags = self.dice.choice(FLAGS)
         after = {identity(item): item for item in self.manifests()}
         steps = [Step(before[key], gone=True) for key in before.keys() - after.keys()]
         steps += [Step(copy.deepcopy(item)) for key, item in after.items() if before.get(key) != item]
@@ -257,7 +259,7 @@ class Cluster:
 
     def _odd(self, pool: str) -> list[str]:
         """Addresses of this node's own, or a pod's."""
-        return self.dice.sample(ODD[pool], 1) if self.dice.random() < 0.08 else []
+        return self.dice.sample(ODD[pool], 1) if self.dice.random() < 0.3 else []
 
     def _slices(self, index: int) -> list[Manifest]:
         found = []
@@ -340,7 +342,7 @@ def questions(cluster: Cluster, dice: random.Random, count: int) -> list[Questio
     ends: list[tuple[str, int, str]] = []
     for item in cluster.services.values():
         spec = item["spec"]
-        named = [*cluster_ips(item).values(), *spec["externalIPs"], *POOLS["lb"], *ODD["lb"]]
+        named = [*cluster_ips(item).values(), *spec["externalIPs"], *POOLS["lb"], *ODD["lb"], *ODD["lb"]]
         for port in spec["ports"]:
             protocol = port.get("protocol", "TCP")
             ends += [(address, port["port"], protocol) for address in named]

@@ -63,6 +63,7 @@ class Follower:
     """One node's tables, kept by a reconciler."""
 
     def __init__(self, cluster: Cluster, manifests: list[Manifest]) -> None:
+        self.cluster = cluster
         self.tables: dict[str, Table] = memory_tables()
         self.reconciler = Reconciler(self.tables, cluster.here)
         self.reconciler.set_host(host_of(cluster.oracle(), cluster.flags))
@@ -73,6 +74,7 @@ class Follower:
 
     def follow(self, steps: list[Step]) -> None:
         """Take changes in, as few or as many at a time as they come."""
+        self.reconciler.set_host(host_of(self.cluster.oracle(), self.cluster.flags))
         for step in steps:
             self.reconciler.apply(changes_of(step))
 
