@@ -167,7 +167,7 @@ def test_a_restart_keeps_connections_and_programs(lab: Lab, caller: Inside, dist
         lab.wait_synced()
         assert ask().pod == first
         assert {node: filters(lab, node) for node in NODES} == before
-    assert len(before["node-a"]) == 2 * len(lab.plan.pods_of("node-a")) + 2
+    assert len(before["node-a"]) == 2 * len(lab.plan.pods_of("node-a")) + 2 + 1  # wires, uplink, loopback
 
 
 def test_connections_from_before_go_on_and_cleanup_leaves_no_trace(bare: Lab, family: int):
