@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -103,13 +104,16 @@ def load_one(code: Code, tables: Mapping[str, Descriptor]) -> Program:
 
 
 def load(compiled: Object, tables: Mapping[str, Descriptor]) -> dict[str, Program]:
-    """Load every program; on an error none stays. Raises ``LoadFailed``."""
-    programs: dict[str, Program] = {}
-    try:
-        for code in compiled.programs:
-            programs[code.name] = load_one(code, tables)
-    except Exception:
+    """Load every program; on an error none stays. Raises ``LoadFailed``.
+
+    The verifier takes a tenth of a second for each, and works on several at once.
+    """
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        loading = [pool.submit(load_one, code, tables) for code in compiled.programs]
+    failed = next((each.exception() for each in loading if each.exception()), None)
+    programs = {each.result().name: each.result() for each in loading if not each.exception()}
+    if failed is not None:
         for program in programs.values():
             program.close()
-        raise
+        raise failed
     return programs
