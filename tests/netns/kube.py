@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -11,10 +11,15 @@ from typing import Any, Self
 import yaml
 
 from ebpfnet import abi
+from ebpfnet.datapath import interfaces
+from ebpfnet.datapath.netlink import SOCK_DIAG, Reader
+from ebpfnet.hosting import HostSettings, Observed, describe, observe
 from ebpfnet.lab import namespace
 from ebpfnet.lab.cluster import Lab
+from ebpfnet.lab.topology import UPLINK
 from ebpfnet.maps import dump, pins
-from ebpfnet.model.facts import Synced, Upsert
+from ebpfnet.model.facts import Fact, Node, Synced, Upsert
+from ebpfnet.model.host import Host
 from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.watch import manifests
 from tests import cluster
@@ -71,13 +76,16 @@ class Kube:
 
     def want(self, node: str) -> list[str]:
         """Return what a node's tables must hold: the store's objects, compiled from nothing into tables in memory."""
-        kinds = ("Node", "Pod", "Service", "EndpointSlice")
+        kinds = ("Pod", "Service", "EndpointSlice")
         items = [{"kind": kind, **each} for kind in kinds for each in self.store.objects(kind)]
+        nodes = [{"kind": "Node", **each} for each in self.store.objects("Node")]
+        items += [each for each in nodes if each["metadata"]["name"] == node]  # an agent asks for its own only
         content = manifests.parse("store.json", json.dumps({"kind": "List", "items": items}).encode())
         status = self.lab.agent_status(node)
         assert status is not None
         wires = {each["pod"]: _wire(self.lab, node, each["name"], each["ifindex"]) for each in status["interfaces"]}
         reconciler = Reconciler(tables := cluster.memory_tables(), node)
+        reconciler.set_host(_host(self.lab, node, content.facts.values()))
         reconciler.apply([*(Upsert(fact) for fact in content.facts.values()), Synced()])
         reconciler.set_wires(wires)
         return dump.summary(tables)
@@ -89,6 +97,18 @@ class Kube:
     def equal(self) -> bool:
         """Say whether every node's tables hold what the store says, and nothing else."""
         return all(self.want(node) == self.have(node) for node in NODES)
+
+
+def _host(lab: Lab, node: str, facts: Iterable[Fact]) -> Host:
+    """Return what a node is to services: looked at from its namespace, as its agent does."""
+
+    def look() -> Observed:
+        with Reader() as routes, Reader(SOCK_DIAG) as diag:
+            settings = HostSettings()
+            return observe(routes, diag, lambda: interfaces.find((UPLINK,)), settings.nodeport_range)
+
+    here = [fact for fact in facts if isinstance(fact, Node) and fact.ref.name == node]
+    return describe(HostSettings(), namespace.run(lab.node(node).netns, look), here[0] if here else None, here)
 
 
 def _wire(lab: Lab, node: str, interface: str, ifindex: int) -> abi.Wire:
