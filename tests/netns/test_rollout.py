@@ -9,7 +9,7 @@ import contextlib
 import functools
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -204,39 +204,42 @@ def fresh(place: Inside, target: tuple[str, int]) -> str:
         return ask(sock)
 
 
-def test_clients_stay_with_their_backend_until_it_is_gone(lab: Lab, family: int, wait: Wait):
+def test_clients_stay_with_their_backend_until_it_is_gone(lab: Lab, wait: Wait):
     """Session affinity outlives the agent, is each client's own, and follows when the backend goes."""
     affinity = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}}}
-    rollout = Rollout(lab, **affinity)
-    outside, node = lab.outside(), lab.node("node-a")
-    sources = [each for each in outside.addresses if client.family(each) == family]
+    rollout, outside, node, pod = Rollout(lab, **affinity), lab.outside(), lab.node("node-a"), lab.pod("client")
     try:
         rollout.move(web_a="ready", web_b="ready", web_c="ready")
-        wait(lambda: reachable(lab.pod("client"), rollout.address(family)), PATIENCE_S)
-        wait(lambda: reachable(outside, node.of(family), NODE_PORTS[0]), PATIENCE_S)
-        calls = [
-            functools.partial(client.tcp, outside, node.of(family), NODE_PORTS[0], source=each) for each in sources
-        ]
-        calls.append(functools.partial(client.tcp, lab.pod("client"), rollout.address(family), 80))
-        first = [call().pod for call in calls]
-        assert [{call().pod for _ in range(20)} for call in calls] == [{each} for each in first]
+        calls = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            targets = [(outside, node.of(family), NODE_PORTS[0]), (pod, rollout.address(family), 80)]
+            for place, address, port in targets:
+                wait(functools.partial(reachable, place, address, port), PATIENCE_S)
+                sources = [each for each in place.addresses if client.family(each) == family]
+                calls += [functools.partial(client.tcp, place, address, port, source=each) for each in sources]
+        first = stays(calls)
         lab.restart_agent("node-a")
-        assert [{call().pod for _ in range(20)} for call in calls] == [{each} for each in first]
+        assert stays(calls) == first
         lab.kill_agent("node-a")
-        assert [{call().pod for _ in range(5)} for call in calls] == [{each} for each in first]
+        assert stays(calls) == first
         lab.start_agent("node-a")
         lab.wait_synced()
         gone = first[-1].removeprefix("default/")
         rollout.move(**{gone.replace("-", "_"): "gone"})
         wait(lambda: first[-1] not in {call().pod for call in calls}, PATIENCE_S)
-        second = [call().pod for call in calls]
-        assert [each for each in first if each != first[-1]] == [
-            new for new, old in zip(second, first, strict=True) if old != first[-1]
-        ]
+        second = stays(calls)
+        assert all(new == old for new, old in zip(second, first, strict=True) if old != first[-1])
         rollout.move(**{gone.replace("-", "_"): "ready"})
-        assert [{call().pod for _ in range(20)} for call in calls] == [{each} for each in second]
+        assert stays(calls) == second
     finally:
         rollout.path.unlink(missing_ok=True)
+
+
+def stays(calls: Sequence[Callable[[], client.Answer]]) -> list[str]:
+    """Return which backend each client has; every one of its connections must go there."""
+    seen = [{call().pod for _ in range(20)} for call in calls]
+    assert all(len(each) == 1 for each in seen), seen
+    return [each.pop() for each in seen]
 
 
 def test_a_rolling_update_loses_no_connection_that_could_be_kept(rollout: Rollout, lab: Lab, family: int, wait: Wait):
