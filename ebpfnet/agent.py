@@ -52,7 +52,7 @@ ON_UPLINK, ON_UPLINK_BESIDE = abi.PROGRAMS[2:4], (abi.PROGRAMS[2], abi.PROGRAMS[
 ON_LOOPBACK = abi.PROGRAMS[4:5]
 BREATH_S = 0.0005
 # Sweeps for services' sake: how far apart, and how much of the time until they are that far apart.
-SWEEP_PAUSE_S, SWEEP_PAUSE_MAX_S, SWEEP_SHARE = 1.0, 10.0, 0.002
+SWEEP_PAUSE_S, SWEEP_PAUSE_MAX_S, SWEEP_SHARE = 1.0, 3.0, 0.01
 SWITCH_INTERVAL_S = 0.0002  # a busy thread hands over quickly: 5 ms by default would be the latency of an event
 
 

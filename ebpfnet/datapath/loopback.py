@@ -33,13 +33,21 @@ def admit(run: Path) -> None:
         before = {name: (FOLDER / name).read_text().strip() for name in WANTED}
         if before == WANTED:
             return
-        place = run / _NAME
-        if not place.exists():
-            place.write_text(json.dumps(before))
+        _keep(run / _NAME, before)
         for name, value in WANTED.items():
             (FOLDER / name).write_text(value)
     except OSError as error:
         log.warning("processes of this node will not be answered by its own NodePorts over IPv4: %s", error)
+
+
+def _keep(place: Path, before: dict[str, str]) -> None:
+    """Note what was set before; without room for that, clean-up will leave the settings as we need them."""
+    if place.exists():
+        return
+    try:
+        place.write_text(json.dumps(before))
+    except OSError as error:
+        log.warning("keep lo's former settings: %s: %s", place, error.strerror)
 
 
 def admitted(run: Path) -> Path | None:

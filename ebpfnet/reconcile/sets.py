@@ -221,8 +221,7 @@ class SetWriter:
         self.turns += bool(removed)
         if each.flags != flags:
             each.flags = flags
-            if len(removed) == len(added):  # no other write says so
-                self._flip(each, each.generation, each.count)
+            self._flip(each, each.generation, each.count)  # now: what follows may not fit, and is not written then
         for old, new in zip(removed[:pairs], added[:pairs], strict=True):
             self._substitute(each, find(each.run, old), new, old)
         for record in added[pairs:]:

@@ -356,3 +356,14 @@ def test_a_pod_with_the_address_of_a_service_is_named_for_as_long_as_it_is():
     assert reconciler.problems == []
     reconciler.apply([Upsert(WEB), Delete(WEB.ref)])
     assert reconciler.problems == []
+
+
+def test_a_set_whose_backends_do_not_fit_says_all_the_same_how_it_is_chosen_from():
+    tables = memory_tables(slots=1)
+    reconciler = Reconciler(tables, "node-a", clock := Clock())
+    taker = [Upsert(service("a", "10.96.0.2")), Upsert(piece("a", "x", ["10.0.0.1"]))]
+    reconciler.apply([*taker, Synced(), Upsert(service("b", "10.96.0.1", consistent=True))])
+    reconciler.apply([Upsert(piece("b", "x", ["10.0.0.2"])), Upsert(service("b", "10.96.0.1"))])
+    reconciler.apply([Delete(piece("b", "x", []).ref)])
+    settle(reconciler, clock)
+    assert dump.summary(tables) == run([*taker, Upsert(service("b", "10.96.0.1"))])
