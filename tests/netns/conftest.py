@@ -14,6 +14,7 @@ import pytest
 from ebpfnet import abi
 from ebpfnet.lab import state
 from ebpfnet.lab.cluster import Inside, Lab, down
+from tests import leftovers
 from tests.netns import objects
 from tests.netns.kube import Kube
 
@@ -29,6 +30,7 @@ def _root() -> None:
     for name in state.names():
         if (owner := re.fullmatch(r"t(\d+)-\w+", name)) and not Path(f"/proc/{owner[1]}").exists():
             down(name)
+    leftovers.remove()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,7 @@ from ebpfnet import abi
 from ebpfnet.datapath import build, cgroup, load
 from ebpfnet.maps import kernel
 from ebpfnet.simulate.network import private_network
-from tests import cgroups, packets
+from tests import cgroups, leftovers, packets
 from tests.prog import commands
 from tests.prog.loaded import Datapath
 from tests.prog.uplink import Uplink, connect
@@ -39,6 +39,12 @@ SIZES = {
 def needs_root() -> None:
     if os.geteuid() != 0:
         (pytest.fail if os.environ.get("EBPFNET_NO_SKIP") else pytest.skip)("programs need root to be loaded")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_leftovers() -> None:
+    needs_root()
+    leftovers.remove()
 
 
 @pytest.fixture(scope="session")

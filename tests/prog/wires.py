@@ -134,7 +134,7 @@ class Wires:
         self._open: list[socket.socket] = []
 
     def name(self, short: str) -> str:
-        return f"w{os.getpid()}-{short}"
+        return f"t{os.getpid()}-w-{short}"
 
     def inside(self, short: str, function: Callable[[], Any]) -> Any:
         return namespace.run(self.name(short), function)
