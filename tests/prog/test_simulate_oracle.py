@@ -36,10 +36,18 @@ def flags_of(flags: service_oracle.Flags) -> Flags:
 
 
 def worth(cluster: Cluster, oracle: Oracle) -> Iterator[Question]:
-    """Yield connections that this node's programs are the first to see, from and to addresses of objects."""
+    """Yield connections that this node's programs are the first to see, from and to addresses of objects.
+
+    What its own processes send to a block of pods and to none of them has no route: no program sees it.
+    """
+    nodes = [each for each in cluster.manifests() if each["kind"] == "Node"]
+    pods = [ipaddress.ip_network(block) for node in nodes for block in node["spec"].get("podCIDRs", ())]
     for question in questions(cluster, random.Random(cluster.here), QUESTIONS):
         remote = question.client.who == Who.REMOTE_POD and question.destination not in oracle.own
         extra = set(cluster.own) - oracle.own
+        address = ipaddress.ip_address(question.destination)
+        if question.client.who == Who.HOST and any(address in block for block in pods):
+            continue
         if not remote and extra.isdisjoint({question.client.address, question.destination}):
             yield question
 
