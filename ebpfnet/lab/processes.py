@@ -34,8 +34,15 @@ class Process:
 
     def alive(self) -> bool:
         """Say whether it still runs (a zombie does not)."""
+        return self._state() not in {None, "Z", "X"}
+
+    def exists(self) -> bool:
+        """Say whether it is there, be it as a zombie."""
+        return self._state() is not None
+
+    def _state(self) -> str | None:
         stat = _read_stat(Path(f"/proc/{self.pid}/stat"))
-        return stat is not None and stat[1] == self.start_time and stat[2] not in ("Z", "X")
+        return stat[2] if stat is not None and stat[1] == self.start_time else None
 
     def signal(self, number: int) -> None:
         """Send a signal, if it still runs."""
@@ -74,6 +81,8 @@ def start(netns: str, command: Sequence[str], record: Path, log: BinaryIO, keep:
         start_new_session=True,
         pass_fds=tuple(keep),
     )
+    while started.poll() is None and recorded(record) is None:  # or somebody thinks it is not there, and starts another
+        time.sleep(0.001)
     # Collect it when it ends, so that it is never a zombie of ours.
     threading.Thread(target=started.wait, daemon=True).start()
 
@@ -104,7 +113,7 @@ def stop(processes: Iterable[Process], grace: float = 3.0) -> None:
 
 
 def wait_gone(processes: Iterable[Process], seconds: float) -> None:
-    """Wait until none of them runs, at most so long."""
+    """Wait until nothing of them runs, at most so long."""
     deadline = time.monotonic() + seconds
     for process in processes:
         descriptor = _open(process.pid)
@@ -113,7 +122,8 @@ def wait_gone(processes: Iterable[Process], seconds: float) -> None:
         poll = select.poll()  # select() takes no descriptor above 1,023
         poll.register(descriptor, select.POLLIN)
         try:
-            while process.alive() and (left := deadline - time.monotonic()) > 0:
+            # Not when it is a zombie: that is its first thread, and others may still hold its files and their locks.
+            if process.exists() and (left := deadline - time.monotonic()) > 0:
                 poll.poll(left * 1000)
         finally:
             os.close(descriptor)

@@ -38,3 +38,12 @@ def test_stopped_from_a_process_with_many_descriptors(tmp_path: Path):
         processes.stop([process])
         assert started.wait() == -15
     assert not record.exists()
+
+
+def test_what_is_started_is_known_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "enter", lambda _, command: ["sh", "-c", 'sleep 0.2; exec "$@"', "sh", *command])
+    with (tmp_path / "log").open("wb") as log:
+        processes.start("", ["sleep", "600"], tmp_path / "record", log)
+    process = processes.recorded(tmp_path / "record")
+    assert process
+    processes.stop([process])
