@@ -13,7 +13,6 @@ import struct
 from ebpfnet import abi
 
 TTL = 64
-ETHERNET = 14
 TCP_SYN, TCP_RST, TCP_ACK = 0x02, 0x04, 0x10
 _V4_HEADER = struct.Struct("!BBHHHBBH4s4s")
 _V6_HEADER = struct.Struct("!IHBB16s16s")
