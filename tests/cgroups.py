@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from ebpfnet.datapath import cgroup
 
 NAME = "ebpfnet-test-{pid}-{number}"
@@ -26,6 +28,17 @@ def made() -> Iterator[Path]:
     with subprocess.Popen(["sh", "-c", AFTERWARDS, path], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL):
         yield path
     assert not path.exists()
+
+
+@contextmanager
+def made_or_skipped() -> Iterator[Path]:
+    """Yield a new cgroup; where there can be none, the test is skipped with the reason."""
+    try:
+        cgroup.find(cgroup.ROOT)
+    except cgroup.WrongCgroup as error:
+        pytest.skip(str(error))
+    with made() as path:
+        yield path
 
 
 @contextmanager

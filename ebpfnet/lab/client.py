@@ -35,9 +35,7 @@ def tcp(
     source: str = "",
 ) -> Answer:
     """Connect, send a line, return the answer."""
-    with connected(place, socket.IPPROTO_TCP, address, port, timeout, source) as sock:
-        sock.sendall(request)
-        return parse(_line(sock))
+    return _stream(place, socket.IPPROTO_TCP, address, port, request, timeout, source)
 
 
 def sctp(
@@ -49,7 +47,13 @@ def sctp(
     source: str = "",
 ) -> Answer:
     """Do over SCTP what ``tcp`` does; ``OSError`` where the kernel has no SCTP of its own."""
-    with connected(place, socket.IPPROTO_SCTP, address, port, timeout, source) as sock:
+    return _stream(place, socket.IPPROTO_SCTP, address, port, request, timeout, source)
+
+
+def _stream(
+    place: Inside, protocol: int, address: str, port: int, request: bytes, timeout: float, source: str
+) -> Answer:
+    with connected(place, protocol, address, port, timeout, source) as sock:
         sock.sendall(request)
         return parse(_line(sock))
 

@@ -13,7 +13,6 @@ import yaml
 
 from ebpfnet import abi
 from ebpfnet.abi import FlowFlag
-from ebpfnet.datapath import cgroup
 from ebpfnet.lab import client
 from ebpfnet.lab.cluster import Inside, Lab, down
 from ebpfnet.maps import pins
@@ -34,11 +33,7 @@ def leads_to(place: Path, pod: str) -> None:
 
 @pytest.fixture(scope="module")
 def group() -> Iterator[Path]:
-    try:
-        cgroup.find(cgroup.ROOT)
-    except cgroup.WrongCgroup as error:
-        pytest.skip(str(error))
-    with cgroups.made() as path:
+    with cgroups.made_or_skipped() as path:
         yield path
 
 

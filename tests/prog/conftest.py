@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ebpfnet import abi
-from ebpfnet.datapath import build, cgroup, load
+from ebpfnet.datapath import build, load
 from ebpfnet.maps import kernel
 from ebpfnet.simulate.network import private_network
 from tests import cgroups, leftovers, packets
@@ -95,9 +95,5 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def group(loaded: Datapath) -> Iterator[Path]:
     """Return a new cgroup."""
-    try:
-        cgroup.find(cgroup.ROOT)
-    except cgroup.WrongCgroup as error:
-        pytest.skip(str(error))
-    with cgroups.made() as path:
+    with cgroups.made_or_skipped() as path:
         yield path
