@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ebpfnet import abi
-from ebpfnet.datapath import build, load
-from ebpfnet.maps import kernel
+from ebpfnet.datapath import build
 from ebpfnet.simulate.network import private_network
 from tests import cgroups, leftovers, packets
 from tests.prog import commands
-from tests.prog.loaded import Datapath
+from tests.prog.loaded import Datapath, opened
 from tests.prog.uplink import Uplink, connect
 
 # An LRU table of few entries may evict what it got last (before Linux 6.16): so fragments are many.
@@ -55,14 +53,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> build.Object:
 
 @pytest.fixture(scope="session")
 def loaded(compiled: build.Object) -> Iterator[Datapath]:
-    tables = {name: kernel.create(spec._replace(max_entries=SIZES.get(name, spec.max_entries)))
-              for name, spec in abi.TABLES.items()}  # fmt: skip
-    programs = load.load(compiled, tables)
-    yield Datapath(programs, tables)
-    for program in programs.values():
-        program.close()
-    for table in tables.values():
-        table.close()
+    with opened(compiled, SIZES) as found:
+        yield found
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from scapy.all import Ether, Packet
 
 from ebpfnet import abi
-from ebpfnet.datapath import load, testrun
+from ebpfnet.datapath import build, load, testrun
 from ebpfnet.maps import kernel
 from tests import packets
 from tests.packets import ALICE_IFINDEX, ALICE_MAC, BOB_IFINDEX, BOB_MAC, POD_PORT, SERVICE_PORT, UPLINK_IFINDEX
@@ -34,6 +36,22 @@ class Result(NamedTuple):
     @property
     def packet(self) -> Packet:
         return Ether(self.raw)
+
+
+@contextmanager
+def opened(compiled: build.Object, sizes: Mapping[str, int]) -> Iterator[Datapath]:
+    """Load the programs over tables of their own, some of them of other sizes."""
+    tables = {name: kernel.create(spec._replace(max_entries=sizes.get(name, spec.max_entries)))
+              for name, spec in abi.TABLES.items()}  # fmt: skip
+    programs: dict[str, load.Program] = {}
+    try:
+        programs = load.load(compiled, tables)
+        yield Datapath(programs, tables)
+    finally:
+        for program in programs.values():
+            program.close()
+        for table in tables.values():
+            table.close()
 
 
 class Datapath:

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from ebpfnet import abi, adopt
-from ebpfnet.datapath import build, conntrack, load
+from ebpfnet.datapath import build, conntrack
 from ebpfnet.datapath.netlink import NETFILTER, Reader
-from ebpfnet.maps import kernel
 from tests import packets
 from tests.prog.conftest import SIZES
-from tests.prog.wires import BACKEND_PORT, NODE_PORT, SERVICE_PORT, V4, V6, Places, Wires
+from tests.prog.wires import BACKEND_PORT, NODE_PORT, SERVICE_PORT, V4, V6, Places, Wires, opened
 
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 PROTOCOL: dict[int, int] = {STREAM: abi.Protocol.TCP, DATAGRAM: abi.Protocol.UDP}
@@ -34,22 +33,8 @@ table {family} kube-proxy {{
 
 @pytest.fixture(scope="module")
 def wires(compiled: build.Object) -> Iterator[Wires]:
-    tables = {name: kernel.create(spec._replace(max_entries=SIZES.get(name, spec.max_entries)))
-              for name, spec in abi.TABLES.items()}  # fmt: skip
-    programs = load.load(compiled, tables)
-    made = Wires(programs, tables)
-    try:
-        made.up()
-        for places in (V4, V6):
-            for kind in (STREAM, DATAGRAM):
-                made.serve(places, kind, "carol")
+    with opened(compiled, SIZES, ["carol"]) as made:
         yield made
-    finally:
-        made.down()
-        for program in programs.values():
-            program.close()
-        for table in tables.values():
-            table.close()
 
 
 @pytest.fixture(params=[V4, V6], ids=["v4", "v6"])

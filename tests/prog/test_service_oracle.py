@@ -17,11 +17,10 @@ import pytest
 from scapy.all import IP, SCTP, TCP, UDP, Ether, IPv6, Packet
 
 from ebpfnet import abi
-from ebpfnet.datapath import build, load
-from ebpfnet.maps import kernel
+from ebpfnet.datapath import build
 from ebpfnet.simulate.network import private_network
 from tests import packets
-from tests.prog.loaded import Datapath, Result
+from tests.prog.loaded import Datapath, Result, opened
 from tests.service_clusters import Cluster, Question, questions
 from tests.service_oracle import Action, Answer, Client, Who, same
 from tests.service_tables import Follower
@@ -49,17 +48,10 @@ LAYERS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
 
 @pytest.fixture(scope="module")
 def node(compiled: build.Object) -> Iterator[Datapath]:
-    tables = {name: kernel.create(spec._replace(max_entries=SIZES.get(name, spec.max_entries)))
-              for name, spec in abi.TABLES.items()}  # fmt: skip
-    programs = load.load(compiled, tables)
-    with private_network():
+    with opened(compiled, SIZES) as found, private_network():
         subprocess.run(["sysctl", "-qw", *FORWARDING], check=True)
         subprocess.run(["ip", "-batch", "-"], input=ROUTES, text=True, check=True)
-        yield Datapath(programs, tables)
-    for program in programs.values():
-        program.close()
-    for table in tables.values():
-        table.close()
+        yield found
 
 
 def fill(node: Datapath, follower: Follower) -> dict[str, abi.Wire]:

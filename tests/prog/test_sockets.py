@@ -6,10 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from ebpfnet import abi
-from ebpfnet.datapath import build, load
-from ebpfnet.maps import kernel
+from ebpfnet.datapath import build
 from tests.prog.conftest import SIZES
-from tests.prog.wires import NODE_PORT, PORTS, SERVICE_PORT, V4, V6, Places, Wires
+from tests.prog.wires import NODE_PORT, PORTS, SERVICE_PORT, V4, V6, Places, Wires, opened
 
 Kind = socket.SocketKind
 STREAM, DATAGRAM = Kind.SOCK_STREAM, Kind.SOCK_DGRAM
@@ -20,23 +19,8 @@ SMALL, LARGE = b"hello", bytes(range(256)) * 2000
 
 @pytest.fixture(scope="module")
 def wires(compiled: build.Object) -> Iterator[Wires]:
-    tables = {name: kernel.create(spec._replace(max_entries=SIZES.get(name, spec.max_entries)))
-              for name, spec in abi.TABLES.items()}  # fmt: skip
-    programs = load.load(compiled, tables)
-    made = Wires(programs, tables)
-    try:
-        made.up()
-        for places in (V4, V6):
-            for kind in (STREAM, DATAGRAM):
-                for backend in BACKENDS:
-                    made.serve(places, kind, backend)
+    with opened(compiled, SIZES, BACKENDS) as made:
         yield made
-    finally:
-        made.down()
-        for program in programs.values():
-            program.close()
-        for table in tables.values():
-            table.close()
 
 
 @pytest.fixture(params=[V4, V6], ids=["v4", "v6"])

@@ -10,14 +10,16 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ebpfnet import abi
-from ebpfnet.datapath import attach, load, loopback
+from ebpfnet.datapath import attach, build, load, loopback
 from ebpfnet.lab import namespace
 from ebpfnet.maps import kernel
 from tests import packets
+from tests.prog import loaded
 
 NODE_PORT, SERVICE_PORT, BACKEND_PORT = 30080, 80, 8080
 PORTS = (45000, 45999)
@@ -124,6 +126,22 @@ class Heard(NamedTuple):
     client: str
     port: int
     data: bytes
+
+
+@contextmanager
+def opened(compiled: build.Object, sizes: Mapping[str, int], backends: Iterable[str]) -> Iterator[Wires]:
+    """Build everything, with servers of TCP and UDP on these backends."""
+    with loaded.opened(compiled, sizes) as datapath:
+        made = Wires(datapath.programs, datapath.tables)
+        try:
+            made.up()
+            for places in (V4, V6):
+                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                    for backend in backends:
+                        made.serve(places, kind, backend)
+            yield made
+        finally:
+            made.down()
 
 
 class Wires:
