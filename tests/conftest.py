@@ -1,12 +1,24 @@
-"""Hooks of every rung: with ``EBPFNET_NO_SKIP=1``, as in CI and in ``make vm``, what is skipped has failed."""
+"""Hooks of every rung.
+
+With ``EBPFNET_NO_SKIP=1``, as in CI and in ``make vm``, what is skipped has failed.
+``EBPFNET_TEST_PROCESSES=FILE`` collects the ids of the test processes: what they make is named after them,
+and CI looks for what outlives them.
+"""
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def pytest_configure() -> None:
+    if processes := os.environ.get("EBPFNET_TEST_PROCESSES"):
+        with Path(processes).open("a") as file:
+            print(os.getpid(), file=file)
 
 
 def _refuse_skip(report: Report) -> Report:
