@@ -6,6 +6,7 @@ and CI looks for what outlives them.
 """
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,8 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 def pytest_configure() -> None:
+    # A shell's background job ignores it, and so would every command that a test interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if processes := os.environ.get("EBPFNET_TEST_PROCESSES"):
         with Path(processes).open("a") as file:
             print(os.getpid(), file=file)
