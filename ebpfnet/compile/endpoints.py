@@ -143,7 +143,9 @@ def compile_slice(piece: EndpointSlice, place: Place) -> dict[int, Piece]:
         others = NO_OTHERS
         if found.leaving or found.serving or found.unready:
             others = Others(*map(packed, (found.leaving, found.leaving_here, found.serving, found.unready)))
-        made = Piece(packed(found.ready), packed(found.ready_here), others, found.hints, piece.weight)
+        ready = packed(found.ready)
+        here = ready if len(found.ready_here) == len(found.ready) else packed(found.ready_here)  # nothing held twice
+        made = Piece(ready, here, others, found.hints, piece.weight)
         out[abi.identify(name)] = placed(made, place) if found.hints else made
     return out
 

@@ -40,8 +40,8 @@ class Cluster:
         """Whether ``peers`` and ``namespaces`` are all there are. While they are not, nothing follows from one that is
         missing: what policies mean by them stays as it was.
         """
-        self.claims: dict[IPAddress, dict[Ref, Service]] = {}
-        """Which services have a cluster IP."""
+        self.claims: dict[IPAddress, tuple[Ref, ...]] = {}
+        """Which services have a cluster IP; nearly always one."""
         self._service_cidrs: dict[Ref, ServiceCIDR] = {}
         self._demand = Demand()
 
@@ -62,16 +62,15 @@ class Cluster:
         self.drop_service(service.ref)
         self.services[service.ref] = service
         for address in service.cluster_ips:
-            self.claims.setdefault(address, {})[service.ref] = service
+            self.claims[address] = *self.claims.get(address, ()), service.ref
 
     def drop_service(self, ref: Ref) -> None:
         """Take a service out; one that is not there is no error."""
         service = self.services.pop(ref, None)
         for address in service.cluster_ips if service else ():
-            holders = self.claims[address]
-            del holders[ref]
-            if not holders:
-                del self.claims[address]
+            left = tuple([each for each in self.claims.pop(address) if each != ref])
+            if left:
+                self.claims[address] = left
 
     def set_pod(self, pod: Pod) -> bool:
         """Take a pod in; returns whether this node is touched."""

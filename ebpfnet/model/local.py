@@ -17,24 +17,24 @@ class _Key(NamedTuple):
 class LocalReady:
     """Counts by address, as kube-proxy does (``LocalReadyEndpoints`` of pkg/proxy/endpointschangetracker.go).
 
-    Only slices with a ready endpoint on the node are kept: a few of any number.
+    Only slices with a ready endpoint on the node are kept, as packed records: a few of any number.
     """
 
     def __init__(self, node: str) -> None:
         self._node = node
         self._keys: dict[Ref, _Key] = {}
-        self._found: dict[_Key, dict[Ref, frozenset[bytes]]] = {}
+        self._found: dict[_Key, dict[Ref, bytes]] = {}
 
     def set(self, found: EndpointSlice) -> bool:
         """Take a slice in; returns whether a count may be another one now."""
         key = _Key(found.ref.namespace, found.service, found.ipv6)
-        addresses = self._addresses(found)
-        if self._found.get(key, {}).get(found.ref, frozenset()) == addresses and self._keys.get(found.ref, key) == key:
+        records = self._records(found)
+        if self._found.get(key, {}).get(found.ref, b"") == records and self._keys.get(found.ref, key) == key:
             return False
         self.drop(found.ref)
-        if addresses:
+        if records:
             self._keys[found.ref] = key
-            self._found.setdefault(key, {})[found.ref] = addresses
+            self._found.setdefault(key, {})[found.ref] = records
         return True
 
     def drop(self, ref: Ref) -> bool:
@@ -50,12 +50,13 @@ class LocalReady:
 
     def count(self, service: Ref, *, ipv6: bool) -> int:
         """Return the number of ready endpoints of a family on this node."""
-        slices = self._found.get(_Key(service.namespace, service.name, ipv6))
-        return len(frozenset().union(*slices.values())) if slices else 0
+        slices = self._found.get(_Key(service.namespace, service.name, ipv6), {}).values()
+        return len({run[start : start + 16] for run in slices for start in range(0, len(run), RECORD)})
 
-    def _addresses(self, found: EndpointSlice) -> frozenset[bytes]:
+    def _records(self, found: EndpointSlice) -> bytes:
         if self._node not in found.nodes or not found.ports:  # a comparison each, and nearly always all there is to do
-            return frozenset()
+            return b""
         run = found.endpoints
-        starts = (index * RECORD for index, node in enumerate(found.nodes) if node == self._node)
-        return frozenset(run[start : start + 16] for start in starts if run[start + 16] & Condition.READY)
+        starts = [index * RECORD for index, node in enumerate(found.nodes) if node == self._node]
+        ready = [run[start : start + RECORD] for start in starts if run[start + RECORD - 1] & Condition.READY]
+        return run if len(ready) == len(found.nodes) else b"".join(ready)  # the slice's own: nothing is held twice

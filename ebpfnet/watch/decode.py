@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
+from sys import intern
 from typing import Any
 
 import msgspec
@@ -131,9 +132,12 @@ def _loose_ref(item: Mapping[str, Any], kind: Kind) -> Ref:
 
 
 def ref_of(kind: Kind, namespace: str | None, name: str | None) -> Ref:
-    """Return the name of an object: what has no namespace is in ``default``, unless its kind has none."""
+    """Return the name of an object: what has no namespace is in ``default``, unless its kind has none.
+
+    The few words that thousands of objects share are one string each, here and for ports.
+    """
     whole = kind in CLUSTER_KINDS or kind == Kind.FILE
-    return Ref(kind, "" if whole else namespace or "default", name or "")
+    return Ref(kind, "" if whole else intern(namespace or "default"), name or "")
 
 
 def _named(ref: Ref) -> Ref:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from sys import intern
 
 from ebpfnet.model.facts import IPAddress, IPNetwork, Problem, Ref, Service, ServicePort
 from ebpfnet.watch import schema
@@ -105,7 +106,9 @@ def _ports(spec: schema.ServiceSpec, name: Name) -> tuple[ServicePort, ...]:
         field = f"spec.ports[{index}]"
         protocol = parse_protocol(port.protocol, f"{field}.protocol")
         number = parse_port(port.port, f"{field}.port")
-        entry = ServicePort(port.name or "", protocol, number, _node_port(spec, port, f"{field}.nodePort", name))
+        entry = ServicePort(
+            intern(port.name or ""), protocol, number, _node_port(spec, port, f"{field}.nodePort", name)
+        )
         for other in ports:
             if entry.name == other.name:
                 text = f"{entry.name!r} stands twice" if entry.name else "missing, with several ports"

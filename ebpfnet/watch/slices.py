@@ -41,12 +41,12 @@ def convert_slice(ref: Ref, item: schema.EndpointSliceObject) -> Decoded:
     service = (item.metadata.labels or {}).get(SERVICE_NAME, "")
     if not service:
         return Decoded(None, None)  # a slice of nobody's: the API allows it, for other users
-    ports = []
+    ports: list[SlicePort] = []
     for index, port in enumerate(item.ports or ()):
         if port.port is None:  # "all ports", which no service can mean
             continue
         protocol = parse_protocol(port.protocol, f"ports[{index}].protocol")
-        ports.append(SlicePort(port.name or "", protocol, parse_port(port.port, f"ports[{index}].port")))
+        ports.append(_port(port.name or "", protocol, parse_port(port.port, f"ports[{index}].port")))
     ipv6, items, annotations = item.address_type == "IPv6", item.endpoints or [], item.metadata.annotations or {}
     run, bad = _endpoints(items, ipv6=ipv6)
     problems = [Problem(ref, f"endpoints[{index}].addresses[0]", reason) for index, reason in bad.items()]
@@ -58,6 +58,12 @@ def convert_slice(ref: Ref, item: schema.EndpointSliceObject) -> Decoded:
         problems += unknown_annotations(ref, annotations, WEIGHT)
     fact = EndpointSlice(ref, service, ipv6, tuple(ports), run, _nodes(items), _hints(items), weight)
     return Decoded(ref, fact, tuple(problems), _seconds(annotations.get(TRIGGER_TIME)))
+
+
+@lru_cache(4096)
+def _port(name: str, protocol: int, port: int) -> SlicePort:
+    """Return a port, the same object for the same one: most of a cluster's slices have one of a few."""
+    return SlicePort(name, protocol, port)
 
 
 def _seconds(text: object) -> float:
