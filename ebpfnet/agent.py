@@ -127,7 +127,7 @@ class Agent:
         self._telemetry = Telemetry(
             self.config.telemetry, self._tables, self._counted, lambda: self._source.stats, recorder
         )
-        self._programs = load.load(compiled, self._tables)
+        self._programs = load.load(compiled, self._tables, _needed(self.config))
         try:
             for program in self._programs.values():
                 program.pin(self.config.pins / program.name)
@@ -136,8 +136,7 @@ class Agent:
         self._shortcut = cgroup.serve(self.config.socket_shortcut, self._programs, self._tables, self.config.pins)
         self._chosen = Chosen(self.config.pod_interfaces, never=tuple(uplinks))
         loopback.admit(self.config.run)
-        on_uplink = ON_UPLINK_BESIDE if self.config.pod_interfaces else ON_UPLINK
-        find_uplinks = partial(interfaces.find, self.config.uplink)
+        find_uplinks, on_uplink = partial(interfaces.find, self.config.uplink), _on_uplink(self.config)
         self._attachments = Attachments(self._programs, find_uplinks, on_uplink, {loopback.IFINDEX: ON_LOOPBACK})
         self._attachments.serve_uplinks()
         # Before the first sync: what is not known by then would lose its entries and its flows.
@@ -145,6 +144,9 @@ class Agent:
         self._on_interfaces(interfaces.pod_interfaces(self._chosen))
         for name in attach.remove_elsewhere(self._attachments.wanted, ON_WIRE_BESIDE):
             log.info("removed from %s, which no --pod-interfaces names any more", name)
+        for name in abi.PROGRAMS:  # those of a flag that is gone: by now they are nowhere
+            if name not in self._programs:
+                (self.config.pins / name).unlink(missing_ok=True)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def _make_tables(self) -> dict[str, KernelTable]:
@@ -347,6 +349,20 @@ class Agent:
                 "interfaces": listed,
                 "socket_shortcut": self._shortcut.state() if self._shortcut else "",
             }
+
+
+def _on_uplink(config: AgentConfig) -> tuple[str, ...]:
+    return ON_UPLINK_BESIDE if config.pod_interfaces else ON_UPLINK
+
+
+def _needed(config: AgentConfig) -> set[str]:
+    """Return the programs that a configuration may put somewhere: the verifier takes a tenth of a second for each.
+
+    A marked wire is ours whatever ``--pod-interfaces`` says, and may come at any time.
+    """
+    beside = ON_WIRE_BESIDE if config.pod_interfaces else ()
+    sockets = abi.SOCKET_PROGRAMS if config.socket_shortcut else ()
+    return {*ON_WIRE, *beside, *_on_uplink(config), *ON_LOOPBACK, *sockets}
 
 
 def _programs(interface: Interface) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -103,13 +103,15 @@ def load_one(code: Code, tables: Mapping[str, Descriptor]) -> Program:
             raise LoadFailed(f"load program {code.name}: {first.strerror}\n{tail}") from first
 
 
-def load(compiled: Object, tables: Mapping[str, Descriptor]) -> dict[str, Program]:
-    """Load every program; on an error none stays. Raises ``LoadFailed``.
+def load(
+    compiled: Object, tables: Mapping[str, Descriptor], names: Collection[str] = abi.PROGRAMS
+) -> dict[str, Program]:
+    """Load the programs of these names; on an error none stays. Raises ``LoadFailed``.
 
     The verifier takes a tenth of a second for each, and works on several at once.
     """
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        loading = [pool.submit(load_one, code, tables) for code in compiled.programs]
+        loading = [pool.submit(load_one, code, tables) for code in compiled.programs if code.name in names]
     failed = next((each.exception() for each in loading if each.exception()), None)
     programs = {each.result().name: each.result() for each in loading if not each.exception()}
     if failed is not None:

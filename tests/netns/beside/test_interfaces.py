@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ebpfnet import abi
 from ebpfnet.datapath import interfaces, links
 from ebpfnet.datapath.netlink import Changes, Reader
 from ebpfnet.lab import agents, client, namespace
@@ -204,13 +205,20 @@ def test_connections_from_before_go_on_and_cleanup_leaves_no_trace(bare: Lab, fa
 
 
 def test_patterns_that_are_taken_back(bare: Lab, family: int):
-    """An agent without them takes its programs off the interfaces that nobody serves any more."""
+    """An agent without them takes its programs off the interfaces that nobody serves now, and out of the kernel."""
     bare.start_agent("node-a")
     bare.start_agent("node-b")
     bare.wait_synced()
+    assert pinned_programs(bare) == {*abi.PROGRAMS} - {"to_network", *abi.SOCKET_PROGRAMS}
     bare.kill_agent("node-a")
     node = bare.plan.nodes[0]
     options = bare.options.__class__(agents=True)
     agents.start(bare.places, node, options)
     agents.wait_ready(bare.places, bare.plan.__class__(bare.name, "", (node,)), deadline(), silent)
     assert [each for each in filters(bare, "node-a") if "beside" in each] == []
+    assert pinned_programs(bare) == {"from_pod", "to_pod", "from_network", "to_network", "from_host"}
+
+
+def pinned_programs(lab: Lab) -> set[str]:
+    """Return the programs that the agent of node-a has pinned."""
+    return {path.name for path in lab.pins("node-a").iterdir()} & set(abi.PROGRAMS)
