@@ -22,6 +22,16 @@ static __always_inline struct address any_address(const struct address *address)
 	return any;
 }
 
+/* The frontend that a destination is. 0.0.0.0 and :: are nobody's on the wire (RFC 1122 §3.2.1.3, RFC 4291 §2.5.2): in
+ * `services` they stand for every address at which NodePorts are served. */
+static __always_inline struct service *frontend_of(const struct tuple *t)
+{
+	const struct address *a = &t->destination;
+	if (!a->word[3] && !a->word[0] && !a->word[1] && (!a->word[2] || a->word[2] == bpf_htonl(0xffff)))
+		return NULL;
+	return service_of(a, t->destination_port, t->protocol);
+}
+
 /* The NodePort that a port of this node is. */
 static __always_inline struct service *nodeport_of(const struct tuple *t)
 {
@@ -163,7 +173,7 @@ static __always_inline int find_backend(struct flow *f, __u32 hook, struct pod *
 	bool node_port = false;
 	int error = 0;
 	if (has_ports(f->to.protocol))
-		service = service_of(&f->to.destination, f->to.destination_port, f->to.protocol);
+		service = frontend_of(&f->to);
 	if (!service) {
 		address = f->to.destination;
 		*pod = pods.lookup(&address);

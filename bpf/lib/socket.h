@@ -4,7 +4,7 @@
 static __always_inline bool is_service(const struct tuple *t)
 {
 	int error;
-	return service_of(&t->destination, t->destination_port, t->protocol) || served_elsewise(t, &error);
+	return frontend_of(t) || served_elsewise(t, &error);
 }
 
 /* Who connects: the address that the socket's namespace is known by. False: it is not known. */

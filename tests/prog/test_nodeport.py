@@ -125,6 +125,17 @@ def test_what_is_forwarded_otherwise_is_left_alone(uplink: Uplink) -> None:
     assert not uplink.datapath.flows()
 
 
+def test_no_address_at_all_is_no_node_s(uplink: Uplink, protocol: int) -> None:
+    """``services`` has NodePorts at 0.0.0.0 and ::, which a packet may carry, too: RFC 1122 3.2.1.3, RFC 4291 2.5.2."""
+    uplink.serve("alice", protocol=protocol)
+    nowhere = "::" if uplink.ends.ipv6 else "0.0.0.0"
+    got = uplink.come(BUILD[protocol](dport=NODE_PORT), destination=nowhere)
+    assert (got.outcome, got.retval) == (Outcome.STACK, NOTHING_DECIDED)
+    assert ends_of(got.packet) == (uplink.ends.outside, CLIENT_PORT, nowhere, NODE_PORT)
+    sent = packets.ethernet() / packets.ip(uplink.ends.alice, nowhere) / BUILD[protocol](dport=NODE_PORT)
+    assert ends_of(uplink.datapath.from_pod(sent).packet)[2:] == (nowhere, NODE_PORT)
+
+
 @pytest.mark.parametrize("other", ["port", "middle", "udp", "echo", "error"])
 def test_what_is_no_service_s_is_the_host_s(uplink: Uplink, other: str) -> None:
     uplink.serve("alice")
