@@ -52,6 +52,7 @@ struct service {
 enum set_flag {
 	SET_ELSEWHERE = 1,  /* without backends here, but not in the cluster: dropped, not refused */
 	SET_CONSISTENT = 2, /* the slots are a Maglev table: indexed by the hash of a connection, not at random */
+	SET_WEIGHTED = 4,   /* backends have as many slots as their weight says: only for who counts backends */
 };
 
 /* Value of `sets`, keyed by a __u64 id, hash of NAMESPACE/NAME:PORT, family and locality; key of `names`, too. Backends

@@ -39,6 +39,7 @@ class SetFlag(enum.IntFlag):
 
     ELSEWHERE = 1
     CONSISTENT = 2
+    WEIGHTED = 4
 
 
 class BlockKind(enum.IntEnum):

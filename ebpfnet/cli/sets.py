@@ -13,6 +13,10 @@ from ebpfnet.maps.dump import block_name, host_port, protocol_name
 _NOWHERE = (bytes(16), abi.V4_PREFIX + bytes(4))
 _NO_SET = abi.Set(0, 0)
 _SLOT = abi.Slot.layout
+# Plain numbers, for lists of thousands: an IntFlag's "&" costs as much as all else of a row.
+_CONSISTENT, _ELSEWHERE, _WEIGHTED = int(abi.SetFlag.CONSISTENT), int(abi.SetFlag.ELSEWHERE), int(abi.SetFlag.WEIGHTED)
+_UNEVEN = _CONSISTENT | _WEIGHTED
+_CLUSTER_IP, _BALANCER = int(abi.Mark.CLUSTER_IP), int(abi.Mark.BALANCER)
 
 
 class Endpoints(NamedTuple):
@@ -26,12 +30,12 @@ class Endpoints(NamedTuple):
     @property
     def consistent(self) -> bool:
         """Whether its slots are a Maglev table."""
-        return bool(self.entry.flags & abi.SetFlag.CONSISTENT)
+        return bool(self.entry.flags & _CONSISTENT)
 
     @property
     def when_empty(self) -> str:
         """What becomes of connections when there is no backend."""
-        return "dropped: they are on other nodes" if self.entry.flags & abi.SetFlag.ELSEWHERE else "refused"
+        return "dropped: they are on other nodes" if self.entry.flags & _ELSEWHERE else "refused"
 
 
 class Frontend(NamedTuple):
@@ -74,9 +78,9 @@ class Sets:
     def _kind(self, key: abi.Frontend, entry: abi.Service) -> str:
         if key.address in _NOWHERE:
             return "NodePort"
-        if self.lookup.marks.get(key.address, 0) & abi.Mark.CLUSTER_IP:
+        if self.lookup.marks.get(key.address, 0) & _CLUSTER_IP:
             return "ClusterIP"
-        return "LoadBalancer" if entry.marks & abi.Mark.BALANCER else "ExternalIP"
+        return "LoadBalancer" if entry.marks & _BALANCER else "ExternalIP"
 
     def endpoints(self, identity: int) -> Endpoints:
         """Return one set; one that is not there is empty."""
@@ -98,22 +102,23 @@ class Sets:
         return self._slots[found.id]
 
     def read_all(self) -> None:
-        """Read every slot at once: cheaper for who wants all sets than one after the other."""
+        """Read every set at once, and every slot if some backends may have several: cheaper than one by one."""
         entries = {int.from_bytes(key, "little"): abi.Set.unpack(raw) for key, raw in self._tables["sets"].items()}
-        counts: dict[int, Counter[bytes]] = {identity: Counter() for identity in entries}
-        for key, raw in self._tables["slots"].items():
+        counts = {identity: Counter[bytes]() for identity, entry in entries.items() if entry.flags & _UNEVEN}
+        for key, raw in self._tables["slots"].items() if counts else ():
             identity, generation, index = _SLOT.unpack(key)
-            entry = entries.get(identity, _NO_SET)
-            if generation == entry.generation and index < entry.count:
-                counts[identity][raw] += 1
-        for identity, found in counts.items():
+            if identity in counts:
+                entry = entries[identity]
+                if generation == entry.generation and index < entry.count:
+                    counts[identity][raw] += 1
+        self._slots.update(counts)
+        for identity, entry in entries.items():
             name = self.lookup.name(identity)
-            self._found[identity] = Endpoints(identity, name, is_local(name), entries[identity])
-            self._slots[identity] = found
+            self._found[identity] = Endpoints(identity, name, is_local(name), entry)
 
     def size(self, found: Endpoints) -> int:
-        """Return how many backends a set has."""
-        return len(self._counts(found))
+        """Return how many backends a set has: as many as slots, but where some have several."""
+        return len(self._counts(found)) if found.entry.flags & _UNEVEN else found.entry.count
 
     def ranges(self, identity: int) -> list[str]:
         """Return the clients that a service's load balancer addresses are for."""

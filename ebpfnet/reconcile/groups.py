@@ -98,7 +98,7 @@ class Groups:
     def made(self, want: Wanted, unknown: bytes = b"") -> Made:
         """Return what a set should be, with backends that no slice knows beside."""
         choice, table = self.choice(want), self.is_table(want)
-        flags = SetFlag.CONSISTENT if want.consistent else 0
+        flags = SetFlag.CONSISTENT if want.consistent else SetFlag.WEIGHTED if table else 0
         pieces = self.pieces(want.group).values()
         if choice == Choice.ELSEWHERE and not unknown:
             return Made(choice, b"", flags | SetFlag.ELSEWHERE, table)

@@ -183,7 +183,9 @@ class ServiceTables:
             return
         want = self._wanted[set_id][0]
         choice = self.groups.choice(want)
-        if choice != live.choice or set_id in self._unknown or self.groups.is_table(want):
+        # A table, by now or until now, follows from all the pieces.
+        table = live.flags & abi.SetFlag.WEIGHTED or self.groups.is_table(want)
+        if table or choice != live.choice or set_id in self._unknown:
             self.settle(set_id)
             return
         before, now = (chosen(piece, choice) if piece else b"" for piece in (fed.before, fed.now))

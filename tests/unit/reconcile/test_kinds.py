@@ -234,3 +234,15 @@ def test_a_zone_that_changes_is_a_matter_of_what_has_hints():
     before = writes(tables)
     reconciler.apply([Upsert(node(zone="zone-b", pod_cidrs=["10.0.0.0/24"])), Upsert(node("node-b", zone="zone-c"))])
     assert writes(tables) == before + 1, "the block"
+
+
+def test_weights_that_are_taken_back():
+    """The last slice with a weight says 1: what was a table of shares is a set of backends again."""
+    heavy = piece("web", "b", ["10.0.1.1", "10.0.1.2"], weight=3)
+    reconciler, tables = started(WEB, THREE, heavy)
+    before = abi.Set.unpack(tables["sets"].get(set_key(SET)) or b"")
+    assert (before.count, before.flags) == (9, abi.SetFlag.WEIGHTED)
+    reconciler.apply([Upsert(piece("web", "b", ["10.0.1.1", "10.0.1.2"]))])
+    now = abi.Set.unpack(tables["sets"].get(set_key(SET)) or b"")
+    assert (now.count, now.flags) == (5, 0)
+    assert len(list(tables["slots"].items())) == 5
