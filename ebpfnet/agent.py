@@ -169,7 +169,7 @@ class Agent:
             return KubeSource(api, config.node_name, followed, peers)
         if not config.manifests.is_dir():
             raise NotRunning(f"{config.manifests}: no such folder of manifests")
-        return ManifestSource(config.manifests, node=config.node_name)
+        return ManifestSource(config.manifests, node=config.node_name, proxy_name=config.service_proxy_name)
 
     def _thread(self, name: str, work: Any, *arguments: Any) -> threading.Thread:
         def guarded() -> None:

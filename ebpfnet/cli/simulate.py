@@ -37,6 +37,8 @@ if TYPE_CHECKING:
               "[default: primary]")  # fmt: skip
 @click.option("--external-ip-cidr", multiple=True, callback=networks, metavar="CIDR,...",
               help="The only external IPs that are served.")  # fmt: skip
+@click.option("--service-proxy-name", default="", metavar="NAME",
+              help="Serve the services that are labelled with this proxy's name, not those without one.")  # fmt: skip
 @click.option("--interactive", is_flag=True,
               help='Lines may also be {"apply": MANIFEST}, {"delete": {...}} and {"reset": true}.')  # fmt: skip
 @click.option("--cache", type=click.Path(path_type=Path), metavar="DIR", help="Where compiled programs are kept.")
@@ -48,6 +50,7 @@ def simulate(
     cluster_cidr: tuple[IPNetwork, ...],
     nodeport_addresses: NodePortAddresses,
     external_ip_cidr: tuple[IPNetwork, ...],
+    service_proxy_name: str,
     interactive: bool,
     cache: Path | None,
 ) -> None:
@@ -68,12 +71,12 @@ def simulate(
     if flows_file == "-" and Path("-") in paths:
         raise click.UsageError("manifests and flows can't both come from standard input")
     flags = Flags(service_cidr, cluster_cidr, external_ip_cidr, nodeport_addresses.choose)
-    changes, complaints, refused = _read(paths)
+    changes, complaints, refused = _read(paths, service_proxy_name)
     as_json = interactive or output == "json" or (output is None and not sys.stdout.isatty())
     with _lines(flows_file) as lines, private_network():
         compiled = build.compiled(cache or build.DEFAULT_CACHE)
         with World(compiled, flags) as world:
-            session = Session(world, changes, interactive=interactive)
+            session = Session(world, changes, service_proxy_name, interactive=interactive)
             _complain(complaints | dict.fromkeys(map(str, world.problems)))
             gc.freeze()  # a large cluster's facts are not looked through again and again
             answers = session.answers(lines)
@@ -82,12 +85,12 @@ def simulate(
         raise BadInput("not every flow and manifest could be used: see above")
 
 
-def _read(paths: tuple[Path, ...]) -> tuple[list[Any], dict[str, None], bool]:
+def _read(paths: tuple[Path, ...], proxy_name: str) -> tuple[list[Any], dict[str, None], bool]:
     """Return the changes of all manifests, what is wrong with them, and whether any object is missing for it."""
     from ebpfnet.model.facts import Refused
     from ebpfnet.watch import manifests
 
-    changes = manifests.read(paths)
+    changes = manifests.read(paths, proxy_name)
     refused = [change for change in changes if isinstance(change, Refused)]
     return changes, dict.fromkeys(str(change.problem) for change in refused), not all(c.partial for c in refused)
 

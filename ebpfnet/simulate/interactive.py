@@ -26,10 +26,13 @@ class _Deletion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Session:
     """A world and what was asked of it. ``failed`` says whether any flow could not be simulated."""
 
-    def __init__(self, world: World, initial: Iterable[Change], *, interactive: bool = False) -> None:
+    def __init__(
+        self, world: World, initial: Iterable[Change], proxy_name: str = "", *, interactive: bool = False
+    ) -> None:
         self.failed = False
         self._world = world
         self._initial = list(initial)
+        self._proxy_name = proxy_name
         self._interactive = interactive
         self._start()
 
@@ -73,7 +76,7 @@ class Session:
         return {"ok": True}
 
     def _apply(self, manifest: object) -> dict[str, Any]:
-        content = manifests.parse("apply.json", msgspec.json.encode(manifest))
+        content = manifests.parse("apply.json", msgspec.json.encode(manifest), self._proxy_name)
         refused = [problem for problem in content.problems if problem.ref not in content.facts]
         if refused:
             return _refusal("; ".join(map(str, refused)))

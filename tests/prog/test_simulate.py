@@ -274,3 +274,19 @@ def test_the_command_line(tmp_path: Path) -> None:
 
     done = command_line(tmp_path, ["-f", str(manifests), "-o", "table"], [{**good, "to": "127.0.0.1"}])
     assert done.stdout.splitlines()[-1].split()[4:6] == ["drop", "unreachable"]
+
+
+def test_the_services_of_a_proxy_of_this_name(tmp_path: Path) -> None:
+    manifests = tmp_path / "cluster.json"
+    mine, other = ({"service.kubernetes.io/service-proxy-name": name} for name in ("mine", "other"))
+    spec = {"clusterIPs": ["10.96.0.1"], "ports": [{"port": 80}]}
+    items = [*clusters.nodes(1), clusters.pod(0, 0)]
+    for name, labels in (("web", mine), ("theirs", other)):
+        meta = {"name": name, "labels": labels}
+        items.append({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
+    manifests.write_text(json.dumps({"kind": "List", "items": items}))
+    asked = {"from": "default/p0", "to": "10.96.0.1", "port": 80}
+    done = command_line(tmp_path, ["-f", str(manifests), "--service-proxy-name", "mine"], [asked])
+    assert json.loads(done.stdout)["service"] == "default/web:80"
+    done = command_line(tmp_path, ["-f", str(manifests)], [asked])
+    assert json.loads(done.stdout)["service"] is None
