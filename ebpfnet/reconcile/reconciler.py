@@ -193,6 +193,7 @@ class Reconciler(Writing):
         left_out = [problem for group in self._services.problems.values() for problem in group] + self._pods.problems
         found = [*self._refusals.found, *(Refused(problem, partial=True) for problem in left_out)]
         found += map(Refused, self._services.frontends.full())
+        found += [Refused(problem, partial=True) for problem in self._services.shut_out()]
         return sorted(found, key=lambda each: (each.problem.ref, each.problem.field))
 
     @property

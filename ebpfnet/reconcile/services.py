@@ -120,6 +120,14 @@ class ServiceTables:
         if ranges:
             self._ranges_of[ref] = ranges
 
+    def shut_out(self) -> list[Problem]:
+        """Name the services some of whose clients are dropped, because their ranges have no room."""
+        unfit, size = self.ranges.unfit.keys(), self._tables["ranges"].spec.max_entries
+        counts = {ref: len(unfit & set(keys)) for ref, keys in self._ranges_of.items()} if unfit else {}
+        text = "needs {} more source ranges, and table ranges ({} entries) is full: clients in these are dropped"
+        field = "spec.loadBalancerSourceRanges"
+        return [Problem(ref, field, text.format(count, size)) for ref, count in counts.items() if count]
+
     def feed(self, ref: Ref, made: Mapping[int, Piece]) -> Iterable[Fed]:
         """Put a slice's pieces in place of what it fed before; returns what changed."""
         found = list(self.groups.feed(ref, made))

@@ -99,7 +99,7 @@ class Writing:
         """Write what leads to endpoint sets, and remove what nothing leads to any more."""
         services, attempt = self._services, self._units.attempt
         if not services.ranges.settled:
-            attempt(RANGES, lambda: services.ranges.write(delete=False))
+            attempt(RANGES, lambda: self._write_ranges(delete=False))
         if not services.frontends.settled:
             attempt(FRONTENDS, self._write_frontends)
         for set_id in services.leaving():
@@ -108,7 +108,7 @@ class Writing:
         for set_id in services.unasked() if FRONTENDS not in self._units.backlog else ():
             attempt(set_id, lambda set_id=set_id: services.dismiss(set_id), whole=False)  # type: ignore[misc]
         if not services.ranges.settled and FRONTENDS not in self._units.backlog:
-            attempt(RANGES, services.ranges.write)
+            attempt(RANGES, self._write_ranges)
         for unit, table in self._place.tables.items():
             if not table.settled:
                 attempt(unit, table.write)
@@ -120,13 +120,22 @@ class Writing:
         finally:
             self._refusals.told += self._services.frontends.full() != before
 
+    def _write_ranges(self, *, delete: bool = True) -> None:
+        before = self._services.shut_out()
+        try:
+            self._services.ranges.write(delete=delete)
+        finally:
+            self._refusals.told += self._services.shut_out() != before
+
     def _work(self, unit: int, *, again: bool = False) -> Callable[[], None]:
         if unit == PODS:
             return self._settle_pods
         if unit == FRONTENDS:
             return self._write_frontends
+        if unit == RANGES:
+            return self._write_ranges
         if unit < PODS:
-            return ({RANGES: self._services.ranges} | self._place.tables)[unit].write
+            return self._place.tables[unit].write
         broken = again and unit not in self._units.unfit  # what did not fit was not begun: its state is known
         return lambda: (self._services.restore if broken else self._services.settle)(unit)
 

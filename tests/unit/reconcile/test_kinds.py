@@ -246,3 +246,37 @@ def test_weights_that_are_taken_back():
     now = abi.Set.unpack(tables["sets"].get(set_key(SET)) or b"")
     assert (now.count, now.flags) == (5, 0)
     assert len(list(tables["slots"].items())) == 5
+
+
+def test_source_ranges_without_room_let_nobody_in_and_are_named():
+    door = {"ports": [("http", TCP, 80)], "load_balancer_ips": ["203.0.113.1"]}
+    narrow = service("narrow", "10.96.0.1", source_ranges=["192.0.2.0/24", "198.51.100.0/24"], **door)
+    reconciler, tables = started(narrow, ranges=1)
+    (kept,) = tables["ranges"].items()
+    entry = abi.Service.unpack(tables["services"].get(frontend("203.0.113.1", 80)) or b"")
+    assert entry.ranges == abi.Range.unpack(kept[0]).service  # to this service's ranges, of which one is missing
+    (told,) = reconciler.refusals
+    assert str(told.problem) == (
+        "Service default/narrow: spec.loadBalancerSourceRanges: needs 1 more source ranges, and table ranges "
+        "(1 entries) is full: clients in these are dropped"
+    )
+    assert told.partial
+    before = reconciler.told
+    reconciler.apply([Upsert(service("narrow", "10.96.0.1", source_ranges=["198.51.100.0/24"], **door))])
+    assert reconciler.problems == []
+    assert reconciler.told != before
+    assert [abi.Range.unpack(key).prefix_length for key, _ in tables["ranges"].items()] == [64 + 96 + 24]
+
+
+def test_no_source_range_has_room():
+    narrow = service(
+        "narrow", "10.96.0.1", load_balancer_ips=["203.0.113.1"], source_ranges=["192.0.2.0/24"], ports=[("", TCP, 80)]
+    )
+    other = service(
+        "other", "10.96.0.2", load_balancer_ips=["203.0.113.2"], source_ranges=["192.0.2.0/24"], ports=[("", TCP, 80)]
+    )
+    reconciler, tables = started(narrow, other, ranges=1)
+    shut = {each.problem.ref.name for each in reconciler.refusals}
+    assert len(shut) == 1
+    for address in ("203.0.113.1", "203.0.113.2"):
+        assert abi.Service.unpack(tables["services"].get(frontend(address, 80)) or b"").ranges
