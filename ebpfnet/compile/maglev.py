@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import cycle, islice
 
 SIZES = (251, 509, 1_021, 2_039, 4_093, 8_191, 16_381, 32_749, 65_521)
 """Primes, so that any step visits every entry."""
 PER_BACKEND = 100  # entries: shares differ by a few percent at most
 LARGEST_WEIGHTED = 65_536
+LARGEST_SET = 5_000  # endpoints of a service, as Kubernetes goes
 
 
 def _reduced(backends: Mapping[bytes, int]) -> list[tuple[bytes, int]]:
@@ -30,40 +33,64 @@ def size_for(count: int) -> int:
     return next((size for size in SIZES if size >= PER_BACKEND * count), SIZES[-1])
 
 
+@lru_cache(2 * LARGEST_SET)
+def _preference(seed: bytes, backend: bytes, size: int) -> tuple[int, int]:
+    """Return the entry that a backend wants first, and the step to what it wants next; kept, for sets change slowly."""
+    digest = hashlib.blake2b(backend, key=seed, digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little") % size, int.from_bytes(digest[8:], "little") % (size - 1) + 1
+
+
+def _turns(weights: list[int]) -> Iterator[int]:
+    """Return whose turn it is, without end."""
+    heaviest = max(weights)
+    return cycle(range(len(weights))) if heaviest == 1 else _earned(weights, heaviest)
+
+
+def _earned(weights: list[int], heaviest: int) -> Iterator[int]:
+    """Yield a turn whenever one has earned as much as the heaviest gets in a round."""
+    earned = [0] * len(weights)
+    while True:
+        for number, weight in enumerate(weights):
+            earned[number] += weight
+            if earned[number] >= heaviest:
+                earned[number] -= heaviest
+                yield number
+
+
 def consistent(name: str, backends: Mapping[bytes, int]) -> bytes:
     """Return the joined entries of a Maglev table of packed backends with their weights."""
     ranked = _reduced(backends)[: SIZES[-1]]
     if not ranked:
         return b""
     size = size_for(len(ranked))
-    heaviest = max(weight for _, weight in ranked)
-    positions, steps = [], []
     seed = hashlib.blake2b(name.encode(), digest_size=16).digest()
-    for backend, _ in ranked:
-        digest = hashlib.blake2b(backend, key=seed, digest_size=16).digest()
-        positions.append(int.from_bytes(digest[:8], "little") % size)
-        steps.append(int.from_bytes(digest[8:], "little") % (size - 1) + 1)
+    wanted = [_preference(seed, backend, size) for backend, _ in ranked]
+    positions, steps = [first for first, _ in wanted], [step for _, step in wanted]
+    turns = _turns([weight for _, weight in ranked])
     taken = bytearray(size)
-    table = [b""] * size
-    earned = [0] * len(ranked)
-    filled = 0
-    while True:
-        for number, (backend, weight) in enumerate(ranked):
-            earned[number] += weight  # a turn whenever it has earned as much as the heaviest gets in a round
-            if earned[number] < heaviest:
-                continue
-            earned[number] -= heaviest
-            position, step = positions[number], steps[number]
+    table = [0] * size
+    last = math.isqrt(size) // 2
+    for number in islice(turns, size - last):
+        position = positions[number]
+        if taken[position]:
+            step = steps[number]
             while taken[position]:
                 position += step
                 if position >= size:
                     position -= size
-            taken[position] = 1
-            table[position] = backend
             positions[number] = position
-            filled += 1
-            if filled == size:
-                return b"".join(table)
+        taken[position] = 1
+        table[position] = number
+    # Half of the search would be for these few: whose turn it is takes what it comes to first, by the step's inverse.
+    free = [entry for entry, is_taken in enumerate(taken) if not is_taken]
+    for number in islice(turns, last):
+        position, step = positions[number], steps[number]
+        inverse = pow(step, -1, size)
+        position = (position + step * min([(entry - position) * inverse % size for entry in free])) % size
+        free.remove(position)
+        positions[number] = position
+        table[position] = number
+    return b"".join([ranked[number][0] for number in table])
 
 
 def weighted(backends: Mapping[bytes, int]) -> bytes:

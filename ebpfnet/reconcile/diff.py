@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ebpfnet.compile.services import RECORD
 
 _TELLING = slice(14, 18)  # the end of the address and the port: what differs most between the records of a run
+_BLOCK = 32 * RECORD  # compared as one
 _MISTAKEN = 8  # so many records that only look alike, and the whole record is searched for
 
 
@@ -48,6 +49,17 @@ def find(run: bytes | bytearray, record: bytes) -> int:
     while at >= 0 and at % RECORD:
         at = run.find(record, at + 1)
     return at // RECORD if at >= 0 else -1
+
+
+def differing(have: bytes | bytearray, want: bytes) -> list[int]:
+    """Return the indexes at which a run has another record than it should, or none: few of very many, as a rule."""
+    found: list[int] = []
+    for start in range(0, len(want), _BLOCK):
+        old, new = have[start : start + _BLOCK], want[start : start + _BLOCK]
+        if old != new:
+            at = range(0, len(new), RECORD)
+            found += [(start + n) // RECORD for n in at if old[n : n + RECORD] != new[n : n + RECORD]]
+    return found
 
 
 def _alike(have: bytes, want: bytes) -> int:

@@ -262,8 +262,8 @@ class ServiceTables:
             self._unasked.add(set_id)
         made = self._made(set_id)
         live.choice = None
-        have = records(live.run)
-        if made.table or len(set(have)) != len(have):  # else a removal was cut short: the last backend stands twice
+        # A removal that was cut short leaves the last backend twice.
+        if made.table or len(set(records(live.run))) < live.count:
             if live.run != made.run or live.flags != made.flags:
                 self.writer.put(live, made)
         elif live.run != made.run or live.flags != made.flags:

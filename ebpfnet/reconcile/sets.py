@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable, Mapping
 from ebpfnet import abi
 from ebpfnet.compile.endpoints import RECORD, Choice
 from ebpfnet.maps.table import Table, TableFull
-from ebpfnet.reconcile.diff import find, records
+from ebpfnet.reconcile.diff import differing, find, records
 from ebpfnet.reconcile.groups import Made
 
 _HEAD = struct.Struct("QI")
@@ -53,6 +53,21 @@ def member_keys(set_id: int, backends: Iterable[bytes]) -> list[bytes]:
     """Return the keys of members."""
     head = set_key(set_id)
     return [head + backend + bytes(4) for backend in backends]
+
+
+def _exchanged(have: bytearray, want: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Return (records only in ``have``, records only in ``want``) of tables of one size that are alike for the most."""
+    at = [index * RECORD for index in differing(have, want)]
+    old = dict.fromkeys([bytes(have[start : start + RECORD]) for start in at])
+    new = dict.fromkeys([want[start : start + RECORD] for start in at])
+    gone = [record for record in old if record not in new and find(want, record) < 0]
+    return gone, [record for record in new if record not in old and find(have, record) < 0]
+
+
+def _replaced(have: bytearray, want: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Return the same of any two runs."""
+    old, new = dict.fromkeys(records(have)), dict.fromkeys(records(want))
+    return [record for record in old if record not in new], [record for record in new if record not in old]
 
 
 class DoesNotFit(TableFull):
@@ -175,8 +190,8 @@ class SetWriter:
 
         The latter for a table that stays as large, of which few do, and where two have no room.
         """
-        old, new = dict.fromkeys(records(each.run)), dict.fromkeys(records(made.run))
-        gone, come = [key for key in old if key not in new], [key for key in new if key not in old]
+        alike = made.table and len(each.run) == len(made.run) and each.flags == made.flags
+        gone, come = (_exchanged if alike else _replaced)(each.run, made.run)
         count, twice = len(made.run) // RECORD, len(made.run) // RECORD <= self.room("slots")
         self.demand(0 if twice else count - each.count, members=len(come) - len(gone) if each.members else 0)
         self.turns += bool(gone)
@@ -184,7 +199,6 @@ class SetWriter:
             self._part(member_keys(each.id, gone))
             self._join(member_keys(each.id, come))
         entry = each.entry()
-        alike = made.table and len(each.run) == len(made.run) and each.flags == made.flags
         each.flags = made.flags
         if twice and not alike:
             self._renew(each, made.run)
@@ -203,17 +217,16 @@ class SetWriter:
         self._slots.delete_batch(split_keys(old_keys))
 
     def _overwrite(self, each: EndpointSet, run: bytes, entry: bytes) -> None:
-        have, wanted = records(each.run), records(run)
-        head = _HEAD.pack(each.id, each.generation)
-        other = [at for at, record in enumerate(wanted) if at >= len(have) or have[at] != record]
+        head, other = _HEAD.pack(each.id, each.generation), differing(each.run, run)
         keys = b"".join([head + at.to_bytes(4, "little") for at in other])
         if keys:
-            self._slots.put_batch(keys, b"".join([wanted[at] for at in other]))
-        self.used["slots"] += len(wanted) - len(have)
+            self._slots.put_batch(keys, b"".join([run[at * RECORD : (at + 1) * RECORD] for at in other]))
+        before, now = each.count, len(run) // RECORD
+        self.used["slots"] += now - before
         each.run = bytearray(run)
         if each.entry() != entry:
-            self._flip(each, each.generation, len(wanted))
-        self._slots.delete_batch(split_keys(slot_keys(each.id, each.generation, len(wanted), len(have))))
+            self._flip(each, each.generation, now)
+        self._slots.delete_batch(split_keys(slot_keys(each.id, each.generation, now, before)))
 
     def change(self, each: EndpointSet, removed: list[bytes], added: list[bytes], flags: int) -> None:
         """Take some backends out and put some in, slot by slot; a pair of the two is one write."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 
@@ -84,3 +85,35 @@ def test_known_tables_stay_what_they_are():
 
 
 KNOWN = [1, 0, 1, 1, 1, 1, 1, 0, 0, 2, 1, 1, 2, 0, 0, 2]
+
+
+def plainly(name: str, weights: dict[bytes, int]) -> bytes:
+    """Return the table as the paper's pseudocode fills it (§3.4, Pseudocode 1), with turns by weight."""
+    ranked = sorted(weights.items())
+    size, heaviest = size_for(len(ranked)), max(weights.values())
+    seed = hashlib.blake2b(name.encode(), digest_size=16).digest()
+    wants = {}
+    for backend, _ in ranked:
+        digest = hashlib.blake2b(backend, key=seed, digest_size=16).digest()
+        first, step = int.from_bytes(digest[:8], "little") % size, int.from_bytes(digest[8:], "little") % (size - 1) + 1
+        wants[backend] = iter([(first + turn * step) % size for turn in range(size)])
+    table: dict[int, bytes] = {}
+    earned = dict.fromkeys(weights, 0)
+    while True:
+        for backend, weight in ranked:
+            earned[backend] += weight
+            if earned[backend] < heaviest:
+                continue
+            earned[backend] -= heaviest
+            entry = next(entry for entry in wants[backend] if entry not in table)
+            table[entry] = backend
+            if len(table) == size:
+                return b"".join(table[at] for at in range(size))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20, 60])
+@pytest.mark.parametrize("heaviest", [1, 7])
+def test_what_is_quicker_is_the_same(count: int, heaviest: int) -> None:
+    weights = {bytes((number, 7)): 1 + number * 5 % heaviest for number in range(count)}
+    weights[bytes((0, 7))] = 1  # without a common factor
+    assert consistent("default/web", weights) == plainly("default/web", weights)

@@ -249,7 +249,7 @@ def test_weights_that_are_taken_back():
 
 
 def test_source_ranges_without_room_let_nobody_in_and_are_named():
-    door = {"ports": [("http", TCP, 80)], "load_balancer_ips": ["203.0.113.1"]}
+    door: dict[str, Any] = {"ports": [("http", TCP, 80)], "load_balancer_ips": ["203.0.113.1"]}
     narrow = service("narrow", "10.96.0.1", source_ranges=["192.0.2.0/24", "198.51.100.0/24"], **door)
     reconciler, tables = started(narrow, ranges=1)
     (kept,) = tables["ranges"].items()
