@@ -37,6 +37,7 @@ enum mark {
 	MARK_NODEPORTS = 2,  /* at which NodePorts are served */
 	MARK_CLUSTER_IP = 4, /* of a service: a port of it that is no frontend is refused */
 	MARK_BALANCER = 8,   /* of a frontend, for people: the address is a load balancer's, not an external IP */
+	MARK_FOREIGN = 16,   /* of a service that another proxy serves: none of our business */
 };
 
 /* Value of `services`. The sets are often one and the same. */

@@ -95,7 +95,7 @@ class Tables:
             any_address = abi.V4_PREFIX + bytes(4) if ":" not in destination else bytes(16)
             service = self._service(any_address, port, PROTOCOLS[protocol])
         if service is None:
-            unallocated = self._block(raw(destination)) == abi.BlockKind.SERVICES and not marks & abi.Mark.OWN
+            unallocated = self._block(raw(destination)) == abi.BlockKind.SERVICES and not marks
             return Answer(Action.DROP, "UNALLOCATED_ADDRESS") if unallocated else Answer(Action.PASS)
         if service.ranges and not self._welcome(service.ranges, raw(client.address)):
             return Answer(Action.DROP, "SOURCE_RANGE")

@@ -32,6 +32,7 @@ class Mark(enum.IntFlag):
     NODEPORTS = 2
     CLUSTER_IP = 4
     BALANCER = 8
+    FOREIGN = 16
 
 
 class SetFlag(enum.IntFlag):

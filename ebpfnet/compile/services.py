@@ -51,6 +51,8 @@ class Compiled:
     sets: dict[int, Wanted] = dataclasses.field(default_factory=dict)
     ranges: list[bytes] = dataclasses.field(default_factory=list)
     cluster_ips: list[bytes] = dataclasses.field(default_factory=list)
+    mark: Mark = Mark.CLUSTER_IP
+    """What ``cluster_ips`` are."""
     problems: list[Problem] = dataclasses.field(default_factory=list)
 
 
@@ -89,7 +91,7 @@ def compile_service(service: Service, host: Host) -> Compiled:
     for clients outside, and the Cluster policy's for clients in the cluster (pkg/proxy/serviceport.go: "short
     circuiting"). As there, a family without a cluster IP is none of the service's.
     """
-    out = Compiled()
+    out = Compiled(mark=Mark.FOREIGN if service.foreign else Mark.CLUSTER_IP)
     families: set[int] = {address.version for address in service.cluster_ips}
     lb_ips, external_ips = _usable(service, host, families, out)
     for index, port in enumerate(service.ports):

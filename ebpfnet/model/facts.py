@@ -137,7 +137,8 @@ class Service:
     ``load_balancer_ips`` are those that are served here (ipMode VIP). ``internal_local``, ``external_local``: the
     traffic policy is Local, of what comes to cluster IPs and of the rest. ``affinity_s``: seconds that a client stays
     with its backend, 0 for none. ``source_ranges``: the clients of load balancer addresses, None for all.
-    ``health_check_port`` 0: none. ``consistent``: every node picks the same backend for a connection.
+    ``health_check_port`` 0: none. ``consistent``: every node picks the same backend for a connection. ``foreign``:
+    another proxy serves it; all that counts here is that its ``cluster_ips`` are somebody's.
     """
 
     ref: Ref
@@ -152,6 +153,7 @@ class Service:
     source_ranges: tuple[IPNetwork, ...] | None = None
     health_check_port: int = 0
     consistent: bool = False
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,10 @@ class Frontends(Keyed):
         self._ready = ready
         self._asks: dict[Ref, tuple[tuple[bytes, Asked], ...]] = {}
         self._claims: dict[bytes, Ref | list[Ref]] = {}  # who asks for a key; most often one
-        self._cluster_ips: dict[bytes, int] = {}  # how many services have an address
+        # How many services have a cluster IP, ours and other proxies'.
+        self._allocated: dict[Mark, dict[bytes, int]] = {Mark.CLUSTER_IP: {}, Mark.FOREIGN: {}}
         self._ips_of: dict[Ref, tuple[bytes, ...]] = {}
+        self._foreign: set[Ref] = set()
         self._own: dict[bytes, int] = {}  # marks of the node's addresses
         self._strays: dict[int, list[bytes]] = {}  # kept keys, by the sets they lead to
 
@@ -85,11 +87,9 @@ class Frontends(Keyed):
             if isinstance(holders, list):
                 left = [each for each in holders if each != ref]
                 self._claims[key] = left[0] if len(left) == 1 else left
-        ips = self._ips_of.pop(ref, ())
-        for address in ips:
-            self._cluster_ips[address] -= 1
-            if not self._cluster_ips[address]:
-                del self._cluster_ips[address]
+        ips, mark = self._ips_of.pop(ref, ()), Mark.FOREIGN if ref in self._foreign else Mark.CLUSTER_IP
+        self._allocate(mark, ips, -1)
+        self._foreign.discard(ref)
         touched = {key for key, _ in before}
         if compiled is not None:
             asks = tuple((key, Asked(a.value, sys.intern(a.field))) for key, a in compiled.frontends.items())
@@ -102,14 +102,24 @@ class Frontends(Keyed):
                 else:
                     self._claims[key] = [*(others if isinstance(others, list) else [others]), ref]
                 touched.add(key)
-            for address in compiled.cluster_ips:
-                self._cluster_ips[address] = self._cluster_ips.get(address, 0) + 1
+            self._allocate(compiled.mark, compiled.cluster_ips, 1)
+            if compiled.mark == Mark.FOREIGN:
+                self._foreign.add(ref)
         for address in {*ips, *(compiled.cluster_ips if compiled else ())}:
             self._mark(address)
         return touched
 
+    def _allocate(self, mark: Mark, addresses: Iterable[bytes], by: int) -> None:
+        counts = self._allocated[mark]
+        for address in addresses:
+            counts[address] = counts.get(address, 0) + by
+            if not counts[address]:
+                del counts[address]
+
     def _mark(self, address: bytes) -> None:
-        marks = self._own.get(address, 0) | (Mark.CLUSTER_IP if address in self._cluster_ips else 0)
+        marks = self._own.get(address, 0)
+        for mark, counts in self._allocated.items():
+            marks |= mark if address in counts else 0
         self.ask(mark_key(address), _MARKS[marks] if marks else None)
 
     def award(self, keys: Iterable[bytes], services: Mapping[Ref, Service]) -> set[Ref]:

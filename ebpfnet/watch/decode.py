@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ebpfnet.model.facts import IPNetwork, Kind, Namespace, Node, Problem, Ref, ServiceCIDR
+from ebpfnet.model.facts import IPNetwork, Kind, Namespace, Node, Problem, Ref, Service, ServiceCIDR
 from ebpfnet.watch import schema, spelling
 from ebpfnet.watch.fields import BadField, Decoded, labels_of, parse_address, parse_network
 from ebpfnet.watch.pods import convert_peer, convert_pod
@@ -40,7 +40,7 @@ HEADLESS = "service.kubernetes.io/headless"
 def decode(item: Mapping[str, Any], proxy_name: str = "") -> Decoded:
     """Decode one object given as a mapping (YAML or JSON, already parsed).
 
-    Services and slices of another proxy than ``proxy_name`` are not followed; of an API server they are not asked for.
+    Of services of another proxy than ``proxy_name`` no more is followed than their cluster IPs, of its slices nothing.
     """
     kind = item.get("kind")
     if not isinstance(kind, str) or not kind:
@@ -50,15 +50,30 @@ def decode(item: Mapping[str, Any], proxy_name: str = "") -> Decoded:
         return _other_kind(item, kind)
     if _group(item) not in {None, GROUPS.get(kind, "")}:  # Knative has a Service, too
         return Decoded(None, None)
-    if kind in {Kind.SERVICE, Kind.ENDPOINT_SLICE} and not _is_ours(item, proxy_name):
-        return Decoded(None, None)
+    if kind in {Kind.SERVICE, Kind.ENDPOINT_SLICE} and not _is_ours(_labels(item), proxy_name):
+        return _foreign(_convert(Kind(kind), item)) if kind == Kind.SERVICE else Decoded(None, None)
     return _convert(Kind(kind), item)
 
 
-def _is_ours(item: Mapping[str, Any], proxy_name: str) -> bool:
-    """Do with labels what kube-proxy's selector does (Run in cmd/kube-proxy/app/server.go, KEP-2447)."""
+def _foreign(found: Decoded) -> Decoded:
+    """Return what counts of another proxy's service, whatever else it says: that its cluster IPs are somebody's.
+
+    kube-proxy, which does not follow it, drops what comes to them as unallocated (chain cluster-ips-check of
+    pkg/proxy/nftables/proxier.go) only after the other proxy could translate it; we come before.
+    """
+    fact = found.fact
+    if not isinstance(fact, Service) or not fact.cluster_ips:
+        return Decoded(None, None)
+    return Decoded(fact.ref, Service(fact.ref, fact.cluster_ips, (), fact.created, foreign=True))
+
+
+def _labels(item: Mapping[str, Any]) -> object:
     meta = item.get("metadata")
-    labels = meta.get("labels") if isinstance(meta, Mapping) else None
+    return meta.get("labels") if isinstance(meta, Mapping) else None
+
+
+def _is_ours(labels: object, proxy_name: str) -> bool:
+    """Do with labels what kube-proxy's selector does (Run in cmd/kube-proxy/app/server.go, KEP-2447)."""
     if not isinstance(labels, Mapping):
         return not proxy_name
     # One that is there and empty names a proxy, too: the selector is for a label that is not there.
@@ -80,19 +95,22 @@ def _convert(kind: Kind, item: Mapping[str, Any]) -> Decoded:
     return found._replace(problems=(*found.problems, *odd)) if odd else found
 
 
-def decode_bytes(kind: Kind, text: bytes | msgspec.Raw) -> Decoded:
+def decode_bytes(kind: Kind, text: bytes | msgspec.Raw, proxy_name: str = "") -> Decoded:
     """Decode one object of a known kind from its JSON, reading only the fields that are used; the hot path.
 
-    Raises ``msgspec.DecodeError`` for what is no JSON.
+    Slices of other proxies are not asked for, their services are (``decode``). Raises ``msgspec.DecodeError`` for what
+    is no JSON.
     """
     read, convert = _READERS[kind]
     try:
         item = read(text)
         meta = item.metadata
-        return convert(_named(ref_of(kind, meta.namespace, meta.name)), item)
+        found, labels = convert(_named(ref_of(kind, meta.namespace, meta.name)), item), meta.labels
     except (msgspec.ValidationError, BadField):  # once more, slowly, to say what is wrong with which object
         loose = msgspec.json.decode(text)
-        return _convert(kind, loose if isinstance(loose, dict) else {})
+        loose = loose if isinstance(loose, dict) else {}
+        found, labels = _convert(kind, loose), _labels(loose)
+    return found if kind != Kind.SERVICE or _is_ours(labels, proxy_name) else _foreign(found)
 
 
 def decode_read(kind: Kind, item: Any) -> Decoded:

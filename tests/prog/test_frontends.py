@@ -131,6 +131,19 @@ def test_an_unallocated_address_is_dropped(datapath: Datapath, ends: Ends, proto
 
 
 @PORTED
+@pytest.mark.parametrize("program", ["from_pod", "from_pod_beside"])
+def test_an_address_of_another_proxy_s_service_passes(
+    datapath: Datapath, ends: Ends, protocol: str, program: str
+) -> None:
+    serving.put_block(datapath, rest(ends), BlockKind.SERVICES)
+    theirs = "fd96::99" if ends.ipv6 else "10.96.9.9"
+    serving.mark(datapath, theirs, Mark.FOREIGN)
+    got = datapath.run(program, calls(ends, protocol, to=theirs), packets.ALICE_IFINDEX)
+    assert got.outcome != Outcome.DROP
+    assert ends_of(got).destination == theirs
+
+
+@PORTED
 def test_blocks_change_nothing_for_others(datapath: Datapath, ends: Ends, protocol: str) -> None:
     serving.put_block(datapath, rest(ends), BlockKind.SERVICES)
     serving.put_block(datapath, "fd01::/16" if ends.ipv6 else "10.1.0.0/16", BlockKind.PODS)

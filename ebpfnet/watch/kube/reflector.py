@@ -47,7 +47,7 @@ Last = dict[str, tuple[str, wire.Item]]
 class Resource(NamedTuple):
     """What is followed: ``kind``, where the API serves it, and which of it. ``optional``: a CRD that may be absent.
 
-    ``name`` is what it is called where the resource's own name would mean two.
+    ``name`` is what it is called where the resource's own name would mean two. ``proxy_name``: whose services are ours.
     """
 
     kind: Kind
@@ -56,6 +56,7 @@ class Resource(NamedTuple):
     labels: str = ""
     optional: bool = False
     name: str = ""
+    proxy_name: str = ""
 
     @property
     def plural(self) -> str:
@@ -347,7 +348,10 @@ class Reflector:
 
     def _upsert(self, key: str, item: wire.Item) -> list[Change]:
         kind = self.resource.kind
-        decoded = decode_bytes(kind, item) if isinstance(item, msgspec.Raw) else decode_read(kind, item)
+        if isinstance(item, msgspec.Raw):
+            decoded = decode_bytes(kind, item, self.resource.proxy_name)
+        else:
+            decoded = decode_read(kind, item)
         changes: list[Change] = []
         if decoded.ref is None:  # nothing for us, or not any more
             self._troubled.pop(self._ref_of(key), None)

@@ -20,13 +20,14 @@ END_S = 2.0
 
 
 def resources(node: str, proxy_name: str = "") -> list[Resource]:
-    """Return what an agent follows: services and slices that are ours to serve, and of pods and nodes its own.
+    """Return what an agent follows: services, slices that are ours to serve, and of pods and nodes its own.
 
-    A service labelled with another proxy's name is left to that proxy, as kube-proxy does (KEP-2447).
+    A service labelled with another proxy's name is left to that proxy, as kube-proxy does (KEP-2447); that its cluster
+    IPs are allocated must be known all the same.
     """
     ours = f"{PROXY_NAME}={proxy_name}" if proxy_name else f"!{PROXY_NAME}"
     return [
-        Resource(Kind.SERVICE, "/api/v1/services", labels=f"{ours},!{HEADLESS}"),
+        Resource(Kind.SERVICE, "/api/v1/services", proxy_name=proxy_name),
         Resource(Kind.ENDPOINT_SLICE, "/apis/discovery.k8s.io/v1/endpointslices", labels=f"{ours},!{HEADLESS}"),
         Resource(Kind.POD, "/api/v1/pods", fields=f"spec.nodeName={node}"),
         Resource(Kind.NETWORK_POLICY, "/apis/networking.k8s.io/v1/networkpolicies"),

@@ -296,15 +296,32 @@ def test_services_and_slices_of_another_proxy_are_none_of_our_business(
 ):
     item = service(clusterIP="10.0.0.1") if kind == "Service" else pieces({"addresses": ["10.0.0.1"]})
     item["metadata"] = {"name": "web", "labels": {"kubernetes.io/service-name": "web", **labels}}
-    assert (decode(item).fact is not None) is mine
-    assert (decode(item, "cilium").fact is not None) is theirs
+    for name, ours in (("", mine), ("cilium", theirs)):
+        fact = decode(item, name).fact
+        if kind == "Service" and not ours:
+            assert isinstance(fact, Service)
+            assert fact == Service(fact.ref, fact.cluster_ips, (), fact.created, foreign=True)
+            assert [str(each) for each in fact.cluster_ips] == ["10.0.0.1"]
+            assert decode_bytes(Kind.SERVICE, json.dumps(item).encode(), name).fact == fact
+        else:
+            assert (fact is not None) is ours
+
+
+def test_no_more_than_the_addresses_of_another_proxy_s_service_counts():
+    item = service(clusterIP="10.0.0.1", ports=[{"port": 80, "nodePort": "x"}], sessionAffinity="Sometimes")
+    item["metadata"] = {"name": "web", "labels": {PROXY: "other"}}
+    assert decode(item) == Decoded(None, None)  # nothing that could be named is ours
+    headless = service(clusterIP="None") | {"metadata": item["metadata"]}
+    assert decode(headless) == decode_bytes(Kind.SERVICE, json.dumps(headless).encode()) == Decoded(None, None)
 
 
 @pytest.mark.parametrize("meta", [{"name": "web"}, {"name": "web", "labels": None}, {"name": "web", "labels": {}}])
 def test_a_service_without_labels_is_the_one_proxy_s_that_has_no_name(meta: dict[str, object]):
     item = service(clusterIP="10.0.0.1") | {"metadata": meta}
     assert decode(item).fact is not None
-    assert decode(item, "cilium") == Decoded(None, None)
+    other = decode(item, "cilium").fact
+    assert isinstance(other, Service)
+    assert other.foreign
 
 
 @pytest.mark.parametrize("kind", ["Pod", "Node", "Namespace", "NetworkPolicy"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ebpfnet.model.facts import Kind
+from ebpfnet.model.facts import Kind, Service
 from ebpfnet.watch.kube import reflector
 from ebpfnet.watch.kube.reflector import Resource
 from ebpfnet.watch.kube.source import resources
@@ -68,7 +68,8 @@ def test_services_of_another_proxy_are_left_to_it(server: ApiServer, follow: Fol
     server.store.put(service("headless", **{"service.kubernetes.io/headless": ""}))
     with follow("services") as told:
         told.wait(lambda told: told.synced)
-        assert told.names() == {"web"}
+        foreign = {ref.name: fact.foreign for ref, fact in told.facts.items() if isinstance(fact, Service)}
+        assert foreign == {"web": False, "theirs": True, "headless": True}
 
 
 @pytest.mark.parametrize(
@@ -78,11 +79,12 @@ def test_services_of_another_proxy_are_left_to_it(server: ApiServer, follow: Fol
         ("mine", "service.kubernetes.io/service-proxy-name=mine,!service.kubernetes.io/headless"),
     ],
 )
-def test_services_and_slices_are_asked_for_as_kube_proxy_does(name: str, selector: str):
+def test_slices_are_asked_for_as_kube_proxy_does(name: str, selector: str):
     """As by the informers of ``Run`` in cmd/kube-proxy/app/server.go; a name is what KEP-2447 leaves to others."""
-    labels = {each.kind: each.labels for each in resources("node-a", name)}
-    assert labels.pop(Kind.SERVICE) == labels.pop(Kind.ENDPOINT_SLICE) == selector
-    assert not any(labels.values())
+    asked = {each.kind: each for each in resources("node-a", name)}
+    assert asked.pop(Kind.ENDPOINT_SLICE).labels == selector
+    assert asked[Kind.SERVICE].proxy_name == name  # all of them are asked for: that others' are allocated counts, too
+    assert not any(each.labels for each in asked.values())
 
 
 def test_a_watch_goes_on_where_it_was(server: ApiServer, follow: Follow, listing: str):
