@@ -15,6 +15,7 @@
 #define TIMEOUT_TCP_NEW_S 60
 #define TIMEOUT_TCP_ESTABLISHED_S 21600
 #define TIMEOUT_TCP_CLOSING_S 10
+#define TIMEOUT_TCP_HALF_CLOSED_S 240 /* RFC 5382 §5, REQ-5 */
 #define TIMEOUT_DATAGRAM_NEW_S 30
 #define TIMEOUT_DATAGRAM_ESTABLISHED_S 120
 
@@ -38,6 +39,9 @@ enum mark {
 	MARK_CLUSTER_IP = 4, /* of a service: a port of it that is no frontend is refused */
 	MARK_BALANCER = 8,   /* of a frontend, for people: the address is a load balancer's, not an external IP */
 	MARK_FOREIGN = 16,   /* of a service that another proxy serves: none of our business */
+	MARK_DIRECT = 32, /* of a frontend: what is for a backend elsewhere goes there as it came, in another header */
+	MARK_TAKEN = 64,  /* of a frontend: what other nodes send on like that is taken */
+	MARK_NODE = 128,	  /* an address that a Node object has, this node's or another's: its NodePorts may be direct */
 };
 
 /* Value of `services`. The sets are often one and the same. */
@@ -46,7 +50,7 @@ struct service {
 	__u64 outside;	  /* endpoint set for everybody else */
 	__u64 ranges;	  /* hash of NAMESPACE/NAME: only clients of its `ranges` are served; 0: all are */
 	__u32 affinity_s; /* seconds that a client stays with its backend; 0: every connection chooses */
-	__u16 marks;	  /* enum mark; of a frontend MARK_BALANCER at most */
+	__u16 marks;	  /* enum mark; of a frontend MARK_BALANCER, MARK_DIRECT and MARK_TAKEN at most */
 	__u16 pad;
 };
 
@@ -79,8 +83,8 @@ struct backend {
 	__u16 pad;
 };
 
-/* Key of `members`: a backend that is in a set now. Kept for sets whose clients stay; value __u32 1. Also key of `usage`.
- */
+/* Key of `members`: a backend that is in a set now. Kept for sets whose clients stay, and for
+ * those of MARK_TAKEN; value __u32 1. Also key of `usage`. */
 struct member {
 	__u64 set;
 	struct backend backend;
@@ -156,15 +160,17 @@ enum flow_state {
 	FLOW_NEW = 0,	      /* no reply seen: TCP SYN sent, first datagrams */
 	FLOW_ESTABLISHED = 1, /* packets seen both ways */
 	FLOW_CLOSING = 2,     /* TCP FIN or RST seen */
-	FLOW_STATE_MAX = 3,
+	FLOW_HALF_CLOSED = 3, /* FLOW_DIRECT: FIN of the client seen, and the backend's never is */
+	FLOW_STATE_MAX = 4,
 };
 
 enum flow_flag {
-	FLOW_REPLY = 1,	 /* this entry matches the answers */
-	FLOW_NAT = 2,	 /* `to` differs from the key */
-	FLOW_BESIDE = 4, /* opened on another plugin's wire: both directions are translated there, and nowhere else */
-	FLOW_HOST = 8,	 /* asked by this node itself: answers go in at the interface that the question left by */
-	FLOW_GONE = 16,	 /* the backend is gone: the next packet ends the connection */
+	FLOW_REPLY = 1,	  /* this entry matches the answers */
+	FLOW_NAT = 2,	  /* `to` differs from the key */
+	FLOW_BESIDE = 4,  /* opened on another plugin's wire: both directions are translated there, and nowhere else */
+	FLOW_HOST = 8,	  /* asked by this node itself: answers go in at the interface that the question left by */
+	FLOW_GONE = 16,	  /* the backend is gone: the next packet ends the connection */
+	FLOW_DIRECT = 32, /* sent on to the backend's node as it came; answers go past us, and have no entry */
 };
 
 /* Value of `flows`. The other direction's key is reverse(to), and its `to` is reverse(key). */
@@ -262,6 +268,7 @@ enum drop_reason {
 	DROP_NO_SOURCE_ADDRESS = 21,	/* the node has no address of this family to stand for the client */
 	DROP_TIME_EXCEEDED = 22,	/* the time to live ends here (the packet is rejected) */
 	DROP_TOO_BIG = 23,		/* for the path to the backend or client (the packet is rejected) */
+	DROP_NO_ROUTE = 24,		/* no plain route leads to the backend's node */
 	DROP_MAX = 32,
 };
 

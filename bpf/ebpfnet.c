@@ -22,6 +22,7 @@
 #include "lib/icmp_error.h" /* errors translated back along their flow */
 #include "lib/reject.h"	    /* RST and ICMP errors of our own */
 #include "lib/snat.h"	    /* the node in a client's place */
+#include "lib/direct.h"	    /* from node to node in a second header, so that backends answer directly */
 
 #include "from_pod.c"
 #include "to_pod.c"

@@ -1,35 +1,6 @@
 /* tc ingress of the uplink: what comes in for pods of this node and for services; everything else is the host's,
  * untouched. */
 
-static __always_inline struct pod *pod_of(const struct address *a)
-{
-	struct address address = *a;
-	return pods.lookup(&address);
-}
-
-/* Sources that no host has: loopback, multicast, broadcast, 0.0.0.0/8, ::/96. The stack drops them too. */
-static __always_inline bool nobody(const struct packet *p)
-{
-	const struct address *a = &p->tuple.source;
-	__u8 first = p->ipv6 ? a->word[0] & 0xff : a->word[3] & 0xff;
-	if (p->ipv6)
-		return first == 0xff || !(a->word[0] | a->word[1] | a->word[2]);
-	return first == 0 || first == 127 || (first & 0xf0) == 224 || a->word[3] == 0xffffffff;
-}
-
-/* The pod of a wire that was made for us; what is for another plugin's goes that plugin's way, through the stack. */
-static __always_inline struct pod *ours(const struct address *a)
-{
-	struct pod *pod = pod_of(a);
-	return pod && !pod->wire.segment ? pod : NULL;
-}
-
-/* May this packet open a connection? The middle of a TCP connection that we don't know is the stack's to reset. */
-static __always_inline bool begins(const struct packet *p)
-{
-	return p->tuple.protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-}
-
 /* Is it the answer to a process of this node, which another hook translated and put in here (deliver_to_host)? */
 static __always_inline bool answers_process(const struct packet *p)
 {
@@ -40,23 +11,27 @@ static __always_inline bool answers_process(const struct packet *p)
 }
 
 /* A service's backend: a pod here hears the client itself, and so does a process of this node; for one elsewhere the node
- * stands in. A pod on another plugin's wire gets the packet from that plugin, and its answers are translated when they
+ * stands in, unless that answers directly (lib/direct.h). A pod on another plugin's wire gets the packet from that plugin, and its answers are translated when they
  * leave the node (to_network_beside): the stack in between, with its filters and its connection tracking, sees both
  * directions. */
 static __always_inline int lead_on(struct __sk_buff *skb, const struct packet *p, struct flow *f, __u64 now)
 {
 	struct pod *pod = pod_of(&f->to.destination);
+	bool direct = f->flags & FLOW_DIRECT;
+	if (!pod && !(marks_of(&f->to.destination) & MARK_OWN))
+		return direct ? 0 : stand_in(skb, p, f, now);
+	f->flags &= ~FLOW_DIRECT;
 	if (pod) {
 		f->deliver = pod->wire;
 		if (pod->wire.segment)
 			f->flags |= FLOW_BESIDE;
-		return 0;
 	}
-	return marks_of(&f->to.destination) & MARK_OWN ? 0 : stand_in(skb, p, f, now);
+	return 0;
 }
 
-/* The first packet of a connection. NULL with *error 0: the host's own. */
-static __always_inline struct flow *open_from_network(struct __sk_buff *skb, struct packet *p, __u64 now, int *error)
+/* The first packet of a connection. `way`: what another node chose. NULL with *error 0: the host's own. */
+static __always_inline struct flow *open_from_network(struct __sk_buff *skb, struct packet *p, const struct member *way,
+						      __u64 now, int *error)
 {
 	struct flow *f = blank_flow(SCRATCH_FORWARD);
 	struct pod *pod = pod_of(&p->tuple.destination);
@@ -69,7 +44,10 @@ static __always_inline struct flow *open_from_network(struct __sk_buff *skb, str
 	if (pod) {
 		f->deliver = pod->wire;
 	} else {
-		*error = choose_backend(f, HOOK_FROM_NETWORK);
+		if (way->set)
+			take_way(f, way);
+		else
+			*error = choose_backend(f, HOOK_FROM_NETWORK);
 		if (!*error && (!(f->flags & FLOW_NAT) || answers_process(p)))
 			return NULL;
 	}
@@ -92,7 +70,7 @@ static __always_inline int choose_hop(struct __sk_buff *skb, const struct packet
 		hop->ifindex = f->deliver.ifindex;
 		__builtin_memcpy(hop->destination, f->deliver.mac, 6);
 	} else {
-		*mtu = route(skb, p, to, skb->ingress_ifindex, hop);
+		*mtu = route(skb, p, to, skb->ingress_ifindex, 0, hop);
 		if (*mtu)
 			return -DROP_TOO_BIG;
 	}
@@ -100,16 +78,49 @@ static __always_inline int choose_hop(struct __sk_buff *skb, const struct packet
 	return p->ttl <= 1 && hop->outcome != OUTCOME_STACK ? -DROP_TIME_EXCEEDED : 0;
 }
 
-static __always_inline int network_error(struct __sk_buff *skb, struct packet *p)
+/* What can't be read, or is in a second header for no reason that we know: the host's stack checks its own packets, and
+ * knows protocols that pods do not have. */
+static __always_inline int unreadable(struct __sk_buff *skb, const struct tuple *tuple, int error)
+{
+	return ours(&tuple->destination) ? drop(skb, HOOK_FROM_NETWORK, error, tuple) : pass(skb, HOOK_FROM_NETWORK);
+}
+
+/* An error about an answer that went past us goes on as what it is about does. No error is sent about it. */
+static __always_inline int direct_error(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
+{
+	struct hop hop = {};
+	__u32 mtu = 0;
+	struct tuple *outer = outer_of(p, f);
+	int error = route_wrapped(skb, p, outer, &hop, &mtu);
+	if (!error && p->ttl <= 1)
+		error = -DROP_TIME_EXCEEDED;
+	if (error)
+		return drop(skb, HOOK_FROM_NETWORK, error, &p->tuple);
+	return leave_wrapped(skb, p, outer, &hop);
+}
+
+/* `outer`: the tuple of a second header of `shell` bytes before it. */
+static __always_inline int network_error(struct __sk_buff *skb, struct packet *p, __u32 shell,
+					 const struct tuple *outer)
 {
 	struct quote q = {};
 	struct hop hop = {};
 	struct pod *pod = pod_of(&p->tuple.destination);
 	int error = 0;
 	__u32 mtu = 0;
-	if (pod && pod->wire.segment)
+	if (!outer && pod && pod->wire.segment)
 		return pass(skb, HOOK_FROM_NETWORK);
 	struct flow *f = find_error(skb, p, &q, &error);
+	if (outer) {
+		if (!f || !leads_here(f))
+			return unreadable(skb, outer, -DROP_UNSUPPORTED_PROTOCOL);
+		if (unwrap(skb, p, shell))
+			return drop(skb, HOOK_FROM_NETWORK, -DROP_REWRITE, &p->tuple);
+		q.l3 -= shell;
+		q.l4 -= shell;
+	}
+	if (f && (f->flags & FLOW_DIRECT))
+		return direct_error(skb, p, f);
 	if (f && (f->flags & FLOW_BESIDE) && (f->flags & FLOW_REPLY)) /* translated at its client's wire */
 		return pass(skb, HOOK_FROM_NETWORK);
 	if (f) /* not about a connection whose far end is here */
@@ -127,6 +138,7 @@ static __always_inline int network_error(struct __sk_buff *skb, struct packet *p
 static __always_inline int follow(struct __sk_buff *skb, const struct packet *p, const struct flow *f, int error)
 {
 	struct hop hop = {};
+	struct tuple *outer = NULL;
 	__u32 mtu = 0;
 	if (!error && !f) /* never, but the verifier can't know */
 		error = -DROP_FLOW_TABLE;
@@ -136,42 +148,82 @@ static __always_inline int follow(struct __sk_buff *skb, const struct packet *p,
 	if (!error && p->ttl <= 1 && same_address(&f->to.destination, &p->tuple.destination) &&
 	    f->to.destination_port == p->tuple.destination_port)
 		return pass(skb, HOOK_FROM_NETWORK);
-	if (!error)
+	if (!error && (f->flags & FLOW_DIRECT)) {
+		outer = outer_of(p, f);
+		error = p->ttl <= 1 ? -DROP_TIME_EXCEEDED : route_wrapped(skb, p, outer, &hop, &mtu);
+	} else if (!error) {
 		error = choose_hop(skb, p, f, &f->to, &hop, &mtu);
+	}
 	if (refused(error))
 		return answer_error(skb, p, HOOK_FROM_NETWORK, error, mtu);
 	if (error)
 		return drop(skb, HOOK_FROM_NETWORK, error, &p->tuple);
+	if (outer)
+		return leave_wrapped(skb, p, outer, &hop);
 	return leave(skb, p, HOOK_FROM_NETWORK, &f->to, f->flags & FLOW_NAT, &hop);
+}
+
+/* Parse a packet, or the one inside when another node put a second header around it for a backend here: *outer is that
+ * header's tuple then, *shell its length. */
+static __always_inline int parse_whole(struct __sk_buff *skb, struct packet *p, struct member *way, __u32 *shell,
+				       struct tuple **outer)
+{
+	int error = 0;
+#pragma clang loop unroll(disable)
+	for (int depth = 0; depth < 2; depth++) {
+		error = parse_at(skb, p, ETHERNET_LENGTH + *shell);
+		if (error != -DROP_UNSUPPORTED_PROTOCOL || depth || !is_wrapped(skb, p, way, shell))
+			break;
+		struct flow *room = blank_flow(SCRATCH_BACK);
+		if (!room)
+			return -DROP_FLOW_TABLE;
+		room->to = p->tuple;
+		*outer = &room->to;
+		__builtin_memset(p, 0, sizeof(*p));
+	}
+	return error;
 }
 
 int from_network(struct __sk_buff *skb)
 {
 	struct packet p = {};
+	struct member way = {};
+	struct tuple *outer = NULL;
+	__u32 shell = 0;
 	/* To another host's MAC, heard because the device is promiscuous: the stack drops it. */
 	if (skb->pkt_type != PACKET_HOST)
 		return pass(skb, HOOK_FROM_NETWORK);
-	int error = parse(skb, &p);
+	int error = parse_whole(skb, &p, &way, &shell, &outer);
 
 	if (!error && p.fragment != FRAGMENT_NO)
 		error = follow_fragment(&p);
-	if (error) /* the host's stack checks its own packets, and knows protocols that pods do not have */
-		return ours(&p.tuple.destination) ? drop(skb, HOOK_FROM_NETWORK, error, &p.tuple) :
-						    pass(skb, HOOK_FROM_NETWORK);
+	if (outer && (error || p.icmp == ICMP_KIND_NEIGHBOUR || nobody(&p)))
+		return unreadable(skb, outer, -DROP_UNSUPPORTED_PROTOCOL);
+	if (error)
+		return unreadable(skb, &p.tuple, error);
 	if (p.icmp == ICMP_KIND_NEIGHBOUR)
 		return pass(skb, HOOK_FROM_NETWORK);
 	if (nobody(&p))
-		return ours(&p.tuple.destination) ? drop(skb, HOOK_FROM_NETWORK, -DROP_SPOOFED_ADDRESS, &p.tuple) :
-						    pass(skb, HOOK_FROM_NETWORK);
+		return unreadable(skb, &p.tuple, -DROP_SPOOFED_ADDRESS);
 	if (p.icmp == ICMP_KIND_ERROR)
-		return network_error(skb, &p);
+		return network_error(skb, &p, shell, outer);
 
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow *f = recall(&p, now);
-	if (!f) {
-		f = open_from_network(skb, &p, now, &error);
+	if (outer) {
+		if (f ? !leads_here(f) : !is_welcome(&p, &way))
+			return unreadable(skb, outer, -DROP_UNSUPPORTED_PROTOCOL);
+		error = unwrap(skb, &p, shell);
+	} else if (f && !still_direct(&p, f)) {
+		flows.delete(&p.tuple);
+		f = NULL;
+	}
+	if (!f && !error) {
+		f = open_from_network(skb, &p, &way, now, &error);
 		if (!f && !error)
 			return pass(skb, HOOK_FROM_NETWORK);
+	} else if (error) {
+		/* it could not be taken out */
 	} else if ((f->flags & FLOW_BESIDE) && ((f->flags & FLOW_REPLY) || f->from.ifindex)) {
 		return pass(skb, HOOK_FROM_NETWORK); /* translated at its client's wire */
 	} else if (f->from.ifindex) {		     /* a pod of this node as source, from outside */

@@ -17,14 +17,15 @@ static __always_inline __u32 wire_length(struct __sk_buff *skb, const struct pac
 
 /* Ask the kernel's routing table, for a packet that came in at `ifindex`; a next hop whose MAC nobody knows yet is the
  * kernel's to find (bpf_redirect_neigh). Whatever the table does not answer plainly (no route, a route for us, a tunnel of
- * the route's own) leaves the hop as it is, for the stack. Returns the path's MTU when the packet is too big, else 0. */
+ * the route's own) leaves the hop as it is, for the stack. Returns the path's MTU when the packet, with so many `more`
+ * bytes, is too big, else 0. */
 static __always_inline __u32 route(struct __sk_buff *skb, const struct packet *p, const struct tuple *to, __u32 ifindex,
-				   struct hop *hop)
+				   __u32 more, struct hop *hop)
 {
 	struct bpf_fib_lookup fib = {};
 
 	fib.ifindex = ifindex;
-	fib.tot_len = wire_length(skb, p);
+	fib.tot_len = wire_length(skb, p) + more;
 	if (p->ipv6) {
 		fib.family = AF_INET6;
 		__builtin_memcpy(fib.ipv6_src, &to->source, 16);
@@ -125,7 +126,7 @@ static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p
 			hop.ifindex = wire->ifindex;
 			__builtin_memcpy(hop.destination, wire->mac, 6);
 		} else if (hook == HOOK_FROM_POD) {
-			mtu = route(skb, p, to, skb->ingress_ifindex, &hop);
+			mtu = route(skb, p, to, skb->ingress_ifindex, 0, &hop);
 		}
 	}
 	/* With a service's or the node's address as its source, the stack would take it for forged, and tell nobody what

@@ -20,6 +20,8 @@ static __always_inline __u64 flow_timeout(__u8 protocol, __u8 state)
 	if (is_stream(protocol)) {
 		if (state == FLOW_ESTABLISHED)
 			return TIMEOUT_TCP_ESTABLISHED_S * SECOND;
+		if (state == FLOW_HALF_CLOSED)
+			return TIMEOUT_TCP_HALF_CLOSED_S * SECOND;
 		return (state == FLOW_NEW ? TIMEOUT_TCP_NEW_S : TIMEOUT_TCP_CLOSING_S) * SECOND;
 	}
 	return (state == FLOW_NEW ? TIMEOUT_DATAGRAM_NEW_S : TIMEOUT_DATAGRAM_ESTABLISHED_S) * SECOND;
@@ -54,12 +56,14 @@ static __always_inline __u8 next_state(const struct flow *f, __u8 others_tcp_fla
 	if (is_stream(p->tuple.protocol)) {
 		if ((p->tcp_flags & TCP_RST) || (f->tcp_flags & others_tcp_flags & TCP_FIN))
 			return FLOW_CLOSING;
+		if ((f->flags & FLOW_DIRECT) && (f->tcp_flags & TCP_FIN))
+			return FLOW_HALF_CLOSED;
 		/* Somebody goes on after a reset: it was forged or late, its sequence number wrong, and nobody heeded it. */
 		if (f->state == FLOW_CLOSING)
 			return FLOW_ESTABLISHED;
 	}
-	/* The first answer establishes. */
-	if (f->state == FLOW_NEW && (f->flags & FLOW_REPLY))
+	/* The first answer establishes; where none is seen, what a client sends after its question. */
+	if (f->state == FLOW_NEW && ((f->flags & FLOW_REPLY) || ((f->flags & FLOW_DIRECT) && !asks_to_connect(p))))
 		return FLOW_ESTABLISHED;
 	return f->state;
 }
@@ -78,12 +82,15 @@ static __always_inline void mirror(struct flow *to, const struct flow *f, const 
 }
 
 /* The other direction's entry of a flow that `key` found, whose key is put into *other_key. NULL: not there. *taken: a
- * later connection has its place, which is not ours to change. */
+ * later connection has its place, which is not ours to change, or there is to be none. */
 static __always_inline struct flow *opposite(const struct flow *f, const struct tuple *key, struct tuple *other_key,
 					     bool *taken)
 {
 	struct tuple ours;
 	reverse(other_key, &f->to);
+	*taken = f->flags & FLOW_DIRECT;
+	if (*taken)
+		return NULL;
 	reverse(&ours, key);
 	struct flow *other = flows.lookup(other_key);
 	*taken = other && !same_tuple(&other->to, &ours);
@@ -109,7 +116,8 @@ static __always_inline void forget(struct flow *f, const struct packet *p)
 static __always_inline int track(struct flow *f, const struct packet *p, __u64 now)
 {
 	__u8 flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
-	bool settled = f->state == FLOW_ESTABLISHED || (f->state == FLOW_NEW && !(f->flags & FLOW_REPLY));
+	bool settled = f->state == FLOW_ESTABLISHED ||
+		       (f->state == FLOW_NEW && !(f->flags & (FLOW_REPLY | FLOW_DIRECT)));
 	if (__builtin_expect((f->flags & FLOW_GONE) && !(flags & TCP_RST), 0)) {
 		forget(f, p);
 		return -DROP_BACKEND_GONE;
@@ -125,13 +133,13 @@ static __always_inline int track(struct flow *f, const struct packet *p, __u64 n
 	bool unanswered = f->state == FLOW_NEW;
 	f->state = next_state(f, other && !taken ? other->tcp_flags : 0, p);
 	flush(f, taken ? NULL : other, &p->tuple, unanswered && f->state != FLOW_NEW);
-	if (!other) {
+	if (!other && !taken) {
 		struct flow *restored = blank_flow(SCRATCH_BACK);
 		if (!restored)
 			return 0;
 		mirror(restored, f, &p->tuple);
 		flows.insert(&other_key, restored);
-	} else if (!taken) {
+	} else if (other && !taken) {
 		other->state = f->state;
 		other->seen_ns = now;
 	}
@@ -176,7 +184,7 @@ static __always_inline struct flow *remember(struct packet *p, struct flow *forw
 	forward->seen_ns = now;
 	forward->tcp_flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
 	count(forward, p);
-	*error = claim_reply(&p->tuple, forward, now);
+	*error = forward->flags & FLOW_DIRECT ? 0 : claim_reply(&p->tuple, forward, now);
 	if (*error)
 		return NULL;
 	if (flows.insert(&p->tuple, forward) == 0)

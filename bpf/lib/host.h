@@ -91,7 +91,7 @@ static __always_inline int send_along(struct __sk_buff *skb, const struct packet
 	if (!error && !f) /* never, but the verifier can't know */
 		error = -DROP_FLOW_TABLE;
 	if (!error && (f->flags & (FLOW_HOST | FLOW_REPLY)) == FLOW_HOST)
-		mtu = f->deliver.ifindex ? too_big_for(skb, p, &f->deliver) : route(skb, p, to, skb->ifindex, &hop);
+		mtu = f->deliver.ifindex ? too_big_for(skb, p, &f->deliver) : route(skb, p, to, skb->ifindex, 0, &hop);
 	if (mtu)
 		error = -DROP_TOO_BIG;
 	if (p->icmp != ICMP_KIND_ERROR && refused(error)) /* RFC 1122 §3.2.2: no error about an error */

@@ -84,6 +84,16 @@ static __always_inline void *at(struct __sk_buff *skb, __u64 offset)
 	return data_of(skb) + offset;
 }
 
+/* Sources that no host has: loopback, multicast, broadcast, 0.0.0.0/8, ::/96. The stack drops them too. */
+static __always_inline bool nobody(const struct packet *p)
+{
+	const struct address *a = &p->tuple.source;
+	__u8 first = p->ipv6 ? a->word[0] & 0xff : a->word[3] & 0xff;
+	if (p->ipv6)
+		return first == 0xff || !(a->word[0] | a->word[1] | a->word[2]);
+	return first == 0 || first == 127 || (first & 0xf0) == 224 || a->word[3] == 0xffffffff;
+}
+
 /* Make the first `length` bytes directly readable, when the packet has them. */
 static __always_inline bool readable(struct __sk_buff *skb, __u32 length)
 {
@@ -128,6 +138,12 @@ static __always_inline bool is_stream(__u8 protocol)
 static __always_inline bool asks_to_connect(const struct packet *p)
 {
 	return is_stream(p->tuple.protocol) && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* May this packet open a connection? The middle of a TCP connection that we don't know is the stack's to reset. */
+static __always_inline bool begins(const struct packet *p)
+{
+	return p->tuple.protocol != IPPROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
 static __always_inline int icmp_kind_of(bool ipv6, __u8 type)
@@ -194,11 +210,11 @@ static __always_inline int parse_transport(struct __sk_buff *skb, struct packet 
 	return 0;
 }
 
-static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
+static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p, __u32 l3)
 {
-	if (!readable(skb, ETHERNET_LENGTH + 20))
+	if (!readable(skb, l3 + 20))
 		return -DROP_TRUNCATED;
-	struct iphdr *ip = data_of(skb) + ETHERNET_LENGTH;
+	struct iphdr *ip = data_of(skb) + l3;
 	if ((void *)(ip + 1) > end_of(skb))
 		return -DROP_TRUNCATED;
 	__u32 header = ip->ihl * 4;
@@ -211,12 +227,12 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 	p->fragment_id = ip->id;
 	p->fragment_next = ip->protocol;
 	if (total == 0 && skb->gso_segs) /* BIG TCP over IPv4, Linux b1a78b9b9886 (6.3) */
-		total = skb->len - ETHERNET_LENGTH;
+		total = skb->len - l3;
 	if (ip->version != 4 || header < 20 || total < header)
 		return -DROP_MALFORMED;
-	if (total > skb->len - ETHERNET_LENGTH)
+	if (total > skb->len - l3)
 		return -DROP_TRUNCATED;
-	p->l4 = ETHERNET_LENGTH + header;
+	p->l4 = l3 + header;
 	p->l4_length = total - header;
 	__u16 offset = bpf_ntohs(ip->frag_off);
 	if (offset & 0x1fff) {
@@ -264,11 +280,11 @@ static __always_inline int skip_extensions(struct __sk_buff *skb, struct packet 
 	return -DROP_UNSUPPORTED_EXTENSION;
 }
 
-static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
+static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p, __u32 l3)
 {
-	if (!readable(skb, ETHERNET_LENGTH + 40))
+	if (!readable(skb, l3 + 40))
 		return -DROP_TRUNCATED;
-	struct ipv6hdr *ip = data_of(skb) + ETHERNET_LENGTH;
+	struct ipv6hdr *ip = data_of(skb) + l3;
 	if ((void *)(ip + 1) > end_of(skb))
 		return -DROP_TRUNCATED;
 	p->ipv6 = true;
@@ -276,15 +292,15 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 	p->ttl = ip->hop_limit;
 	__u32 payload = bpf_ntohs(ip->payload_len);
 	if (payload == 0 && skb->gso_segs) { /* BIG TCP */
-		payload = skb->len - ETHERNET_LENGTH - 40;
+		payload = skb->len - l3 - 40;
 		p->jumbo = ip->nexthdr == IPPROTO_HOPOPTS ? 8 : 0;
 	}
 	/* A mapped address on the wire would pass for IPv4 in our tables; RFC 4942 §2.2 says drop. */
 	if (ip->version != 6 || is_mapped(&p->tuple.source) || is_mapped(&p->tuple.destination))
 		return -DROP_MALFORMED;
-	if (payload > skb->len - ETHERNET_LENGTH - 40)
+	if (payload > skb->len - l3 - 40)
 		return -DROP_TRUNCATED;
-	p->l4 = ETHERNET_LENGTH + 40;
+	p->l4 = l3 + 40;
 	p->l4_length = payload;
 	int next = ip->nexthdr;
 	if (next != IPPROTO_TCP && next != IPPROTO_UDP) {
@@ -296,9 +312,10 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 	return p->fragment == FRAGMENT_LATER ? 0 : parse_transport(skb, p);
 }
 
-/* Parse an IP packet; -DROP_UNSUPPORTED_ETHERTYPE for anything else, and for what is of a VLAN: its tag stands beside
- * the data, so it looks like any other, and what we redirected would still carry it. `p` starts out zero. */
-static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+/* Parse the IP packet at offset `l3`; -DROP_UNSUPPORTED_ETHERTYPE for anything else, and for what is of a VLAN: its tag
+ * stands beside the data, so it looks like any other, and what we redirected would still carry it. `p` starts out zero.
+ */
+static __always_inline int parse_at(struct __sk_buff *skb, struct packet *p, __u32 l3)
 {
 	if (skb->vlan_present)
 		return -DROP_UNSUPPORTED_ETHERTYPE;
@@ -309,8 +326,13 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 		return -DROP_TRUNCATED;
 	__builtin_memcpy(p->mac, ethernet->h_source, 6);
 	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
-		return parse_ipv4(skb, p);
+		return parse_ipv4(skb, p, l3);
 	if (ethernet->h_proto == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(skb, p);
+		return parse_ipv6(skb, p, l3);
 	return -DROP_UNSUPPORTED_ETHERTYPE;
+}
+
+static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+{
+	return parse_at(skb, p, ETHERNET_LENGTH);
 }

@@ -6,6 +6,19 @@ static __always_inline struct service *service_of(const struct address *address,
 	return services.lookup(&frontend);
 }
 
+static __always_inline struct pod *pod_of(const struct address *a)
+{
+	struct address address = *a;
+	return pods.lookup(&address);
+}
+
+/* The pod of a wire that was made for us; what is for another plugin's goes that plugin's way, through the stack. */
+static __always_inline struct pod *ours(const struct address *a)
+{
+	struct pod *pod = pod_of(a);
+	return pod && !pod->wire.segment ? pod : NULL;
+}
+
 /* What an address is (enum mark); 0: nothing that we know. */
 static __always_inline __u16 marks_of(const struct address *address)
 {
@@ -60,6 +73,14 @@ static __always_inline struct service *served_elsewise(const struct tuple *t, in
 	else if (!marks && block_of(&t->destination) == BLOCK_SERVICES)
 		*error = -DROP_UNALLOCATED_ADDRESS;
 	return service;
+}
+
+/* Is a connection to be sent on as it came, if its backend turns out to be elsewhere? Only for clients that are in no
+ * block of pods, and at a NodePort only for the addresses of Node objects: no other node knows more of them. */
+static __always_inline bool goes_direct(const struct service *service, const struct tuple *t, bool node_port)
+{
+	return (service->marks & MARK_DIRECT) && (!node_port || (marks_of(&t->destination) & MARK_NODE)) &&
+	       block_of(&t->source) != BLOCK_PODS;
 }
 
 /* The endpoint set for a client. kube-proxy's short cut for externalTrafficPolicy Local (nftables/proxier.go,
@@ -186,6 +207,8 @@ static __always_inline int find_backend(struct flow *f, __u32 hook, struct pod *
 	if (!in_range(service, &f->to.source))
 		return -DROP_SOURCE_RANGE;
 	f->service = set_for(service, &f->to, hook);
+	if (hook == HOOK_FROM_NETWORK && goes_direct(service, &f->to, node_port))
+		f->flags |= FLOW_DIRECT;
 	error = choose_for_client(f, node_port, service->affinity_s);
 	if (error)
 		return error;

@@ -65,6 +65,21 @@ static __always_inline int claim_port(struct __sk_buff *skb, const struct packet
 	return -DROP_NO_SOURCE_PORT;
 }
 
+/* Put the node's address of a packet's family into *ours, which is all zero where it has none. */
+static __always_inline void address_of_node(const struct node *us, bool ipv6, struct address *ours)
+{
+	*ours = us->ipv4;
+	if (ipv6) {
+		asm volatile("" ::: "memory"); /* or it becomes one access at a computed place, which has no bound */
+		*ours = us->ipv6;
+	}
+}
+
+static __always_inline bool is_nothing(const struct address *a)
+{
+	return !(a->word[0] | a->word[1] | a->word[3]);
+}
+
 /* Let the node stand in for the client of a new flow. remember() finds the answers' key claimed, for this flow. Returns
  * 0 or -DROP_*. */
 static __always_inline int stand_in(struct __sk_buff *skb, const struct packet *p, struct flow *f, __u64 now)
@@ -73,12 +88,8 @@ static __always_inline int stand_in(struct __sk_buff *skb, const struct packet *
 	struct node *us = node.lookup(&zero);
 	if (!us)
 		return -DROP_NO_SOURCE_ADDRESS;
-	f->to.source = us->ipv4;
-	if (p->ipv6) {
-		asm volatile("" ::: "memory"); /* or it becomes one access at a computed place, which has no bound */
-		f->to.source = us->ipv6;
-	}
-	if (!(f->to.source.word[0] | f->to.source.word[1] | f->to.source.word[3]))
+	address_of_node(us, p->ipv6, &f->to.source);
+	if (is_nothing(&f->to.source))
 		return -DROP_NO_SOURCE_ADDRESS;
 	return claim_port(skb, p, f, now, us);
 }

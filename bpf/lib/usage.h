@@ -19,7 +19,7 @@ static __always_inline void flush(struct flow *f, struct flow *other, const stru
 	struct usage more = { .connections = connection, .packets = f->packets, .bytes = f->bytes };
 	struct member member = { .set = f->service };
 	bool back = f->flags & FLOW_REPLY;
-	if (!f->service)
+	if (!f->service || (f->flags & FLOW_DIRECT)) /* the backend's node sees both directions, and counts them */
 		return;
 	if (other) {
 		more.packets += other->packets;

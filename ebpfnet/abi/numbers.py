@@ -10,6 +10,7 @@ NAME_SIZE = 384
 TIMEOUT_TCP_NEW_S = 60
 TIMEOUT_TCP_ESTABLISHED_S = 21600
 TIMEOUT_TCP_CLOSING_S = 10
+TIMEOUT_TCP_HALF_CLOSED_S = 240
 TIMEOUT_DATAGRAM_NEW_S = 30
 TIMEOUT_DATAGRAM_ESTABLISHED_S = 120
 """Idle seconds after which a flow is over; TCP's hold for SCTP too, the datagram ones for UDP and ICMP."""
@@ -33,6 +34,9 @@ class Mark(enum.IntFlag):
     CLUSTER_IP = 4
     BALANCER = 8
     FOREIGN = 16
+    DIRECT = 32
+    TAKEN = 64
+    NODE = 128
 
 
 class SetFlag(enum.IntFlag):
@@ -56,6 +60,7 @@ class FlowState(enum.IntEnum):
     NEW = 0
     ESTABLISHED = 1
     CLOSING = 2
+    HALF_CLOSED = 3
 
 
 class FlowFlag(enum.IntFlag):
@@ -66,6 +71,7 @@ class FlowFlag(enum.IntFlag):
     BESIDE = 4
     HOST = 8
     GONE = 16
+    DIRECT = 32
 
 
 class Hook(enum.IntEnum):
@@ -115,6 +121,7 @@ class DropReason(enum.IntEnum):
     NO_SOURCE_ADDRESS = 21
     TIME_EXCEEDED = 22
     TOO_BIG = 23
+    NO_ROUTE = 24
 
 
 DROP_MAX = 32

@@ -15,7 +15,7 @@ from ebpfnet.cli.lookup import Lookup, full_name, refuse_unknown, without_port
 from ebpfnet.maps.dump import host_port, protocol_name
 
 COLUMNS = ("node", "protocol", "source", "destination", "backend", "snat", "service", "state", "flags", "idle")
-_SHOWN = (abi.FlowFlag.HOST, abi.FlowFlag.GONE, abi.FlowFlag.BESIDE)
+_SHOWN = (abi.FlowFlag.HOST, abi.FlowFlag.GONE, abi.FlowFlag.BESIDE, abi.FlowFlag.DIRECT)
 
 
 @click.group()
@@ -43,7 +43,8 @@ def list_flows(
 
     The client, what it called, the backend it got, and how long it is idle. SNAT is the source that the backend sees
     where that is not the client's own. FLAGS: HOST was asked by this node itself, GONE has lost its backend and ends
-    with its next packet, BESIDE is translated on another CNI plugin's wire.
+    with its next packet, BESIDE is translated on another CNI plugin's wire, DIRECT is sent on to the backend's node,
+    which answers the client itself.
     """
     rows = []
     services, pods = set(), set()

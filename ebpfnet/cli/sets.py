@@ -141,6 +141,7 @@ def row_of(sets: Sets, frontend: Frontend) -> dict[str, Any]:
         "backends_outside": sets.size(frontend.outside),
         "affinity_seconds": entry.affinity_s or None,
         "consistent": frontend.inside.consistent,
+        "direct": bool(entry.marks & abi.Mark.DIRECT),
         "limited": bool(entry.ranges),
         "when_empty": counted.when_empty,
         "id": f"{entry.inside:016x}",

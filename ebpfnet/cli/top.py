@@ -57,9 +57,10 @@ def _flushed(tables: dict[str, Any]) -> Iterator[tuple[int, bytes, Count]]:
 
 def _live(tables: dict[str, Any]) -> Iterator[tuple[int, bytes, Count]]:
     reply, closing = int(abi.FlowFlag.REPLY), int(abi.FlowState.CLOSING)
+    direct = int(abi.FlowFlag.DIRECT)
     for key, value in tables["flows"].items():
         address, port, service, octets, state, flags, packets = _FLOW.unpack(value)
-        if not service:
+        if not service or flags & direct:  # the backend's node counts both directions
             continue
         if flags & reply:  # it comes from the backend
             yield service, key[:16] + key[32:34], Count(0, 0, packets, octets)

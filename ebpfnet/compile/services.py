@@ -23,6 +23,7 @@ __all__ = ["RECORD", "Asked", "Compiled", "Wanted", "compile_service", "preceden
 NOT_ALLOWED = (
     "is in no --external-ip-cidr: who may write Services could take anybody's traffic (CVE-2020-8554, KEP-5707)"
 )
+_DIRECT = {None: Mark(0), False: Mark.TAKEN, True: Mark.DIRECT | Mark.TAKEN}
 _ANY: dict[int, IPAddress] = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}
 
 
@@ -32,7 +33,7 @@ class Wanted(NamedTuple):
     group: int
     local: bool
     label: str
-    members: bool  # clients stay with their backends
+    members: bool  # clients stay with their backends, or other nodes may send to one of them
     consistent: str  # name that a consistent choice is seeded with; empty: at random
 
 
@@ -53,6 +54,7 @@ class Compiled:
     cluster_ips: list[bytes] = dataclasses.field(default_factory=list)
     mark: Mark = Mark.CLUSTER_IP
     """What ``cluster_ips`` are."""
+    direct: bool = False  # what other nodes send on for clients at node ports is taken
     problems: list[Problem] = dataclasses.field(default_factory=list)
 
 
@@ -66,8 +68,8 @@ class _Port:
         self._out = out
         self._group = 0
 
-    def set(self, *, local: bool) -> int:
-        """Return the id of one of the two sets, which is wanted from now on."""
+    def set(self, *, local: bool, outside: bool = False) -> int:
+        """Return the id of one of the two sets, which is wanted from now on, maybe for clients outside."""
         service, port = self._service, self._port
         where = (service.ref.namespace, service.ref.name, port.name, port.protocol)
         name = set_name(*where, ipv6=self._ipv6, local=local)
@@ -75,7 +77,9 @@ class _Port:
         identity = abi.identify(name) if local else self._group
         label = f"{service.ref.namespace}/{service.ref.name}:{port.name or port.port}{'#local' if local else ''}"
         seed = name if service.consistent else ""
-        self._out.sets[identity] = Wanted(self._group, local, shown(label), bool(service.affinity_s), seed)
+        before = self._out.sets.get(identity)
+        members = bool(service.affinity_s or (outside and service.direct is not None) or (before and before.members))
+        self._out.sets[identity] = Wanted(self._group, local, shown(label), members, seed)
         return identity
 
     def ask(self, address: IPAddress, number: int, value: bytes, field: str) -> None:
@@ -94,6 +98,7 @@ def compile_service(service: Service, host: Host) -> Compiled:
     out = Compiled(mark=Mark.FOREIGN if service.foreign else Mark.CLUSTER_IP)
     families: set[int] = {address.version for address in service.cluster_ips}
     lb_ips, external_ips = _usable(service, host, families, out)
+    direct = _DIRECT[service.direct]
     for index, port in enumerate(service.ports):
         for version in sorted(families):
             sets = _Port(service, port, ipv6=version == 6, out=out)
@@ -106,19 +111,20 @@ def compile_service(service: Service, host: Host) -> Compiled:
             outer = [(each, field, ranges, Mark.BALANCER) for each, field in lb_ips if each.version == version]
             outer += [(each, field, 0, Mark(0)) for each, field in external_ips if each.version == version]
             if outer or port.node_port:
-                inside = sets.set(local=False)
-                outside = sets.set(local=True) if service.external_local else inside
+                inside = sets.set(local=False, outside=not service.external_local)
+                outside = sets.set(local=True, outside=True) if service.external_local else inside
             for address, field, own, mark in outer:
-                value = abi.Service(inside, outside, own, service.affinity_s, mark).pack()
+                value = abi.Service(inside, outside, own, service.affinity_s, mark | direct).pack()
                 sets.ask(address, port.port, value, field)
             if port.node_port:
-                value = abi.Service(inside, outside, 0, service.affinity_s).pack()
+                value = abi.Service(inside, outside, 0, service.affinity_s, direct).pack()
                 sets.ask(_ANY[version], port.node_port, value, f"spec.ports[{index}].nodePort")
         if port.node_port and (port.protocol, port.node_port) in host.busy:
             reason = (
                 f"{port.node_port}/{abi.Protocol(port.protocol).name} is also a local socket's, which is not reached"
             )
             out.problems.append(Problem(service.ref, f"spec.ports[{index}].nodePort", reason))
+    out.direct = service.direct is not None and any(port.node_port for port in service.ports)
     out.cluster_ips = [abi.pack_address(address) for address in service.cluster_ips]
     out.ranges = [each for version in sorted(families) for each in _ranges(service, version, host, lb_ips)]
     return out

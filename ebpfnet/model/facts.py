@@ -138,7 +138,8 @@ class Service:
     traffic policy is Local, of what comes to cluster IPs and of the rest. ``affinity_s``: seconds that a client stays
     with its backend, 0 for none. ``source_ranges``: the clients of load balancer addresses, None for all.
     ``health_check_port`` 0: none. ``consistent``: every node picks the same backend for a connection. ``foreign``:
-    another proxy serves it; all that counts here is that its ``cluster_ips`` are somebody's.
+    another proxy serves it; all that counts here is that its ``cluster_ips`` are somebody's. ``direct``: the
+    backend's node answers clients outside itself; False: it would, but nothing is sent there for that; None: neither.
     """
 
     ref: Ref
@@ -154,6 +155,7 @@ class Service:
     health_check_port: int = 0
     consistent: bool = False
     foreign: bool = False
+    direct: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ebpfnet import abi
@@ -16,7 +17,7 @@ from ebpfnet.compile.host import compile_marks, mark_key
 from ebpfnet.compile.services import Asked, Compiled, precedence, precedes
 from ebpfnet.maps.dump import frontend_name
 from ebpfnet.maps.table import Table
-from ebpfnet.model.facts import Kind, Problem, Ref, Service
+from ebpfnet.model.facts import IPAddress, Kind, Problem, Ref, Service
 from ebpfnet.model.host import Host
 from ebpfnet.reconcile.keyed import Keyed
 
@@ -69,6 +70,8 @@ class Frontends(Keyed):
         self._ips_of: dict[Ref, tuple[bytes, ...]] = {}
         self._foreign: set[Ref] = set()
         self._own: dict[bytes, int] = {}  # marks of the node's addresses
+        self._nodes: Counter[bytes] = Counter()  # how many nodes have an address
+        self._direct: set[Ref] = set()  # services that make it matter which those are
         self._strays: dict[int, list[bytes]] = {}  # kept keys, by the sets they lead to
 
     # What is wanted
@@ -77,6 +80,22 @@ class Frontends(Keyed):
         """Mark the node's own addresses."""
         before, self._own = self._own, compile_marks(host)
         for address in before | self._own:
+            self._mark(address)
+
+    def know_node(self, before: Collection[IPAddress], now: Collection[IPAddress]) -> None:
+        """Mark the addresses that a Node object has, if node ports of a service are direct."""
+        self._nodes.subtract(map(abi.pack_address, before))
+        self._nodes.update(map(abi.pack_address, now))
+        for address in map(abi.pack_address, {*before, *now}):
+            if not self._nodes[address]:
+                del self._nodes[address]
+            if self._direct:
+                self._mark(address)
+
+    def _note_direct(self, ref: Ref, *, direct: bool) -> None:
+        before = bool(self._direct)
+        (self._direct.add if direct else self._direct.discard)(ref)
+        for address in self._nodes if before != bool(self._direct) else ():
             self._mark(address)
 
     def claim(self, ref: Ref, compiled: Compiled | None) -> set[bytes]:
@@ -107,6 +126,7 @@ class Frontends(Keyed):
                 self._foreign.add(ref)
         for address in {*ips, *(compiled.cluster_ips if compiled else ())}:
             self._mark(address)
+        self._note_direct(ref, direct=bool(compiled and compiled.direct))
         return touched
 
     def _allocate(self, mark: Mark, addresses: Iterable[bytes], by: int) -> None:
@@ -120,6 +140,7 @@ class Frontends(Keyed):
         marks = self._own.get(address, 0)
         for mark, counts in self._allocated.items():
             marks |= mark if address in counts else 0
+        marks |= Mark.NODE if self._direct and address in self._nodes else 0
         self.ask(mark_key(address), _MARKS[marks] if marks else None)
 
     def award(self, keys: Iterable[bytes], services: Mapping[Ref, Service]) -> set[Ref]:
@@ -224,12 +245,15 @@ class Frontends(Keyed):
 
     # Where packets go
 
-    def resolve(self, frontend: bytes) -> bytes | None:
-        """Return the value that a packet to a packed ``Frontend`` meets, at a NodePort, too; None: no service's."""
+    def resolve(self, frontend: bytes, at: Mark = Mark.NODEPORTS) -> bytes | None:
+        """Return the value that a packet to a packed ``Frontend`` meets, a NodePort's at addresses with a mark of ``at``.
+
+        None: no service's.
+        """
         found = self.have.get(frontend)
         if found is None:
             marks = self.have.get(mark_key(frontend[:16]))
-            if marks is None or not abi.Service.unpack(marks).marks & Mark.NODEPORTS:
+            if marks is None or not abi.Service.unpack(marks).marks & at:
                 return None
             any_address = abi.V4_PREFIX + bytes(4) if frontend.startswith(abi.V4_PREFIX) else bytes(16)
             found = self.have.get(any_address + frontend[_PORT])

@@ -123,6 +123,8 @@ class Reconciler(Writing):
         now = self.cluster.nodes.get(ref)
         if (node.pod_cidrs if node else ()) != (now.pod_cidrs if now else ()) or blocks != self.cluster.service_cidrs:
             self._place.want(self.host, self.cluster)
+        if node != now:
+            self._services.frontends.know_node(node.addresses if node else (), now.addresses if now else ())
         for group in self._services.groups.move(self.cluster.zone) if now != node else ():
             self._dirty.update(dict.fromkeys(self._services.fed_by(group)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+from ebpfnet.abi import Mark
 from ebpfnet.reconcile.backlog import Backlog
 from ebpfnet.reconcile.diff import find
 from ebpfnet.reconcile.frontends import sets_of
@@ -44,7 +45,8 @@ class Routes:
         """Say what a packed ``Backend`` is to a packed ``Frontend``, or to the endpoint set of a packed id."""
         if len(frontend) == SET_SIZE:
             return self._in_set(int.from_bytes(frontend, "little"), backend)
-        found = self._services.frontends.resolve(frontend)
+        # A node port of another node, too: that one may send on to a backend here what it was sent.
+        found = self._services.frontends.resolve(frontend, Mark.NODEPORTS | Mark.NODE)
         if found is None:
             return Fate.NO_SERVICE
         return min((self._in_set(set_id, backend) for set_id in sets_of(found)), default=Fate.NO_SERVICE)

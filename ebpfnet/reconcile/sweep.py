@@ -77,14 +77,18 @@ class Flows(Table, Protocol):
         """Put a value in the place of another; False when there is none."""
 
 
-def timeouts(protocol: int) -> tuple[int, int, int]:
+_STREAM = (abi.TIMEOUT_TCP_NEW_S, abi.TIMEOUT_TCP_ESTABLISHED_S, abi.TIMEOUT_TCP_CLOSING_S)
+_OPEN = {int(FlowState.ESTABLISHED), int(FlowState.HALF_CLOSED)}
+
+
+def timeouts(protocol: int) -> tuple[int, int, int, int]:
     """Return the idle time-outs of a protocol by ``FlowState``, in nanoseconds."""
     if protocol in {abi.Protocol.TCP, abi.Protocol.SCTP}:
-        seconds = (abi.TIMEOUT_TCP_NEW_S, abi.TIMEOUT_TCP_ESTABLISHED_S, abi.TIMEOUT_TCP_CLOSING_S)
+        seconds = (*_STREAM, abi.TIMEOUT_TCP_HALF_CLOSED_S)
     else:
         long = abi.TIMEOUT_DATAGRAM_ESTABLISHED_S
-        seconds = (abi.TIMEOUT_DATAGRAM_NEW_S, long, long)
-    return tuple(value * SECOND for value in seconds)  # type: ignore[return-value]  # three in, three out
+        seconds = (abi.TIMEOUT_DATAGRAM_NEW_S, long, long, long)
+    return tuple(value * SECOND for value in seconds)  # type: ignore[return-value]  # four in, four out
 
 
 _UDP, _TCP, _SCTP = int(abi.Protocol.UDP), int(abi.Protocol.TCP), int(abi.Protocol.SCTP)
@@ -105,7 +109,7 @@ def idle(keys: bytes, values: bytes, now_ns: int) -> Iterator[bytes]:
     """Yield the keys (of joined keys and values) of entries that saw no packet for too long."""
     rows = zip(_KEY.iter_unpack(keys), _VALUE.iter_unpack(values), strict=True)
     for index, ((_, protocol), (_, seen, _, _, state, _)) in enumerate(rows):
-        if now_ns - seen > _TIMEOUTS[protocol][min(state, FlowState.CLOSING)]:
+        if now_ns - seen > _TIMEOUTS[protocol][min(state, FlowState.HALF_CLOSED)]:
             yield keys[index * SIZE : (index + 1) * SIZE]
 
 
@@ -148,7 +152,7 @@ def ways(keys: bytes, values: bytes) -> Iterator[tuple[bytes, Way]]:
             if by_socket:  # its next packet would go the same way
                 continue
             stage = Stage.UNANSWERED
-        elif state == FlowState.ESTABLISHED and service and not flags & _GONE:
+        elif state in _OPEN and service and not flags & _GONE:
             stage = Stage.ESTABLISHED
         else:
             continue

@@ -95,8 +95,8 @@ def annotation(key: str) -> str:
     return f"metadata.annotations[{key}]"
 
 
-def unknown_annotations(ref: Ref, given: Mapping[str, object], known: str) -> Iterator[Problem]:
-    """Name what begins with our name and is not the annotation that this kind has."""
+def unknown_annotations(ref: Ref, given: Mapping[str, object], *known: str) -> Iterator[Problem]:
+    """Name what begins with our name and is none of the annotations that this kind has."""
     for key in sorted(given):
-        if key.startswith(OURS) and key != known:
-            yield Problem(ref, annotation(key), f"there is no such annotation; did you mean {known}?")
+        if key.startswith(OURS) and key not in known:
+            yield Problem(ref, annotation(key), f"there is no such annotation; did you mean {' or '.join(known)}?")

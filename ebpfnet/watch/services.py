@@ -29,7 +29,7 @@ from ebpfnet.watch.fields import (
 TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 EXTERNAL_TYPES = ("NodePort", "LoadBalancer")
 AFFINITY_S, AFFINITY_MAX_S = 10800, 86400  # v1 ClientIPConfig: 0 < timeoutSeconds <= 86400
-LOAD_BALANCING = f"{OURS}load-balancing"
+LOAD_BALANCING, DIRECT = f"{OURS}load-balancing", f"{OURS}direct-server-return"
 OLD_RANGES = "service.beta.kubernetes.io/load-balancer-source-ranges"
 Name = Callable[[str, str], None]
 """Takes a field and what is wrong with it, where the rest of the service works."""
@@ -54,6 +54,7 @@ def convert_service(ref: Ref, item: schema.ServiceObject) -> Decoded:
     external_local = _is_local(spec.external_traffic_policy, "spec.externalTrafficPolicy", name)
     # ExternalPolicyLocal of pkg/api/v1/service: only of what is reachable from outside.
     external_local &= kind in EXTERNAL_TYPES or bool(spec.external_ips)
+    given = item.metadata.annotations or {}
     fact = Service(
         ref,
         cluster_ips,
@@ -66,9 +67,10 @@ def convert_service(ref: Ref, item: schema.ServiceObject) -> Decoded:
         affinity_s=_affinity(spec, name),
         source_ranges=_source_ranges(spec, name),
         health_check_port=_health_check_port(spec, name) if kind == "LoadBalancer" and external_local else 0,
-        consistent=_annotations(item.metadata.annotations or {}, spec, name),
+        consistent=_consistent(given, spec, name),
+        direct=_direct(given, name),
     )
-    problems += unknown_annotations(ref, item.metadata.annotations or {}, LOAD_BALANCING)
+    problems += unknown_annotations(ref, given, LOAD_BALANCING, DIRECT)
     return Decoded(ref, fact, tuple(problems))
 
 
@@ -224,7 +226,7 @@ def _health_check_port(spec: schema.ServiceSpec, name: Name) -> int:
         return 0
 
 
-def _annotations(given: dict[str, object], spec: schema.ServiceSpec, name: Name) -> bool:
+def _consistent(given: dict[str, object], spec: schema.ServiceSpec, name: Name) -> bool:
     """Return whether the service wants consistent hashing."""
     if spec.type == "LoadBalancer" and OLD_RANGES in given and not spec.load_balancer_source_ranges:
         # Read by cloud providers alone; kube-proxy obeys spec.loadBalancerSourceRanges and nothing else.
@@ -233,3 +235,11 @@ def _annotations(given: dict[str, object], spec: schema.ServiceSpec, name: Name)
     if value is not None and value != "maglev":
         name(annotation(LOAD_BALANCING), f"{value!r} is not maglev; backends are chosen at random")
     return value == "maglev"
+
+
+def _direct(given: dict[str, object], name: Name) -> bool | None:
+    """Return whether backends elsewhere answer clients outside themselves; None: nothing is said about it."""
+    value = given.get(DIRECT)
+    if value not in {None, "true", "false"}:
+        name(annotation(DIRECT), f"{value!r} is not true or false; it is as if it were not there")
+    return {"true": True, "false": False}.get(str(value))

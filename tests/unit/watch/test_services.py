@@ -341,7 +341,10 @@ def test_a_way_to_choose_backends_that_is_none_is_named(value: object):
 def test_an_annotation_of_ours_that_we_do_not_know_is_named():
     _, field, reason = named(annotations={"ebpfnet.io/loadbalancing": "maglev", "example.com/ebpfnet.io/x": 1})
     assert field == "metadata.annotations[ebpfnet.io/loadbalancing]"
-    assert reason == "there is no such annotation; did you mean ebpfnet.io/load-balancing?"
+    assert (
+        reason
+        == "there is no such annotation; did you mean ebpfnet.io/load-balancing or ebpfnet.io/direct-server-return?"
+    )
 
 
 @pytest.mark.parametrize(
