@@ -10,7 +10,7 @@ import copy
 import random
 from typing import Any, NamedTuple
 
-from tests.service_oracle import ANY, Client, Flags, Manifest, Oracle, Who, cluster_ips, is_v6, owner_of
+from tests.service_oracle import ANY, DIRECT, Client, Flags, Manifest, Oracle, Who, cluster_ips, is_v6, owner_of
 
 ZONES = ["a", "b", "c"]
 TIMES = [f"2026-01-0{day}T00:00:00Z" for day in range(1, 5)]
@@ -163,6 +163,7 @@ class Cluster:
         for _ in range(self.dice.randint(1, 2)):
             field = self.dice.choice([key for key in other["spec"] if key not in {"type", "clusterIPs", "clusterIP"}])
             self.services[index]["spec"][field] = other["spec"][field]
+        self.services[index]["metadata"]["annotations"] = other["metadata"]["annotations"]
         if self.services[index]["spec"]["type"] == "LoadBalancer":
             self.services[index]["status"] = self._status()
         if self.services[index]["spec"]["type"] not in {"NodePort", "LoadBalancer"}:
@@ -237,6 +238,7 @@ class Cluster:
             "namespace": f"ns{index % 2}",
             "creationTimestamp": dice.choice(TIMES),
             "labels": labels,
+            "annotations": dice.choice([{}, {DIRECT: "true"}, {DIRECT: "true"}, {DIRECT: "false"}, {DIRECT: "yes"}]),
         }
         status = self._status() if kind == "LoadBalancer" else {}
         return {"kind": "Service", "apiVersion": "v1", "metadata": meta, "spec": spec, "status": status}

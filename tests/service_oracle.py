@@ -16,7 +16,8 @@ Written from the Kubernetes API reference and what kube-proxy's nftables mode do
 
 Ours differs on purpose: the client's address is replaced only where the answer could not come back otherwise, while
 kube-proxy masquerades everything external under the policy Cluster; and a load balancer's address that is the node's
-own or a pod's is not served.
+own or a pod's is not served. With the annotation ``ebpfnet.io/direct-server-return: "true"`` it is replaced nowhere, for
+clients outside: at a NodePort, if they call an address that a Node object has.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ End = tuple[str, int]
 PROXY_NAME, HEADLESS = "service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"
 ANY = {False: "0.0.0.0", True: "::"}  # never bound
 SERVICE_NAME, ZONE = "kubernetes.io/service-name", "topology.kubernetes.io/zone"
+DIRECT = "ebpfnet.io/direct-server-return"
 
 
 class Action(enum.StrEnum):
@@ -127,6 +129,13 @@ class Oracle:
         addresses = this.get("status", {}).get("addresses", [])
         self.primary = _first_of_each_family(each["address"] for each in addresses if each["type"] == "InternalIP")
         self.own = {*self.primary, *map(same, own)}
+        self.of_nodes = {
+            same(each["address"])
+            for item in items
+            if item["kind"] == "Node"
+            for each in item.get("status", {}).get("addresses", [])
+            if each["type"] == "InternalIP"
+        }
         self.zone = (this.get("metadata", {}).get("labels") or {}).get(ZONE, "")
         blocks = [each for item in items if item["kind"] == "Node" for each in item.get("spec", {}).get("podCIDRs", [])]
         self.pod_blocks = (*flags.cluster_cidrs, *blocks)
@@ -227,9 +236,13 @@ class Oracle:
         chosen = here if local else everywhere
         if not chosen:
             return Answer(Action.DROP, "NO_LOCAL_ENDPOINTS") if everywhere else Answer(Action.REJECT, "NO_ENDPOINTS")
-        return Answer(Action.FORWARD, "", {end: self._sources(client, destination, end) for end in chosen})
+        said = (item["metadata"].get("annotations") or {}).get(DIRECT)
+        direct = said == "true" and claim.kind != Kind.CLUSTER_IP and not within
+        direct &= claim.kind != Kind.NODE_PORT or destination in self.of_nodes
+        ends = {end: self._sources(client, destination, end, direct=direct) for end in chosen}
+        return Answer(Action.FORWARD, "", ends)
 
-    def _sources(self, client: Client, destination: str, end: End) -> frozenset[str]:
+    def _sources(self, client: Client, destination: str, end: End, *, direct: bool) -> frozenset[str]:
         """The address that a backend may see as its client's."""
         address, ipv6 = same(client.address), is_v6(destination)
         if client.who in {Who.POD, Who.HOST}:
@@ -238,7 +251,8 @@ class Oracle:
             return frozenset({destination} if client.who == Who.POD else {destination, address})
         if end[0] in self.pods_here or end[0] in self.own:
             return frozenset({address})
-        return frozenset(each for each in self.primary if is_v6(each) == ipv6)
+        node = frozenset(each for each in self.primary if is_v6(each) == ipv6)
+        return frozenset({address}) if direct and node else node
 
     # Endpoints
 

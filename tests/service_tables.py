@@ -91,22 +91,25 @@ class Tables:
         marks = found.marks if (found := self._service(raw(destination), 0, 0)) else 0
         if service is None and marks & abi.Mark.CLUSTER_IP:
             return Answer(Action.REJECT, "UNDEFINED_PORT")
+        beyond = True  # other nodes know the address
         if service is None and marks & abi.Mark.NODEPORTS:
             any_address = abi.V4_PREFIX + bytes(4) if ":" not in destination else bytes(16)
             service = self._service(any_address, port, PROTOCOLS[protocol])
+            beyond = marks & abi.Mark.NODE
         if service is None:
             unallocated = self._block(raw(destination)) == abi.BlockKind.SERVICES and not marks
             return Answer(Action.DROP, "UNALLOCATED_ADDRESS") if unallocated else Answer(Action.PASS)
         if service.ranges and not self._welcome(service.ranges, raw(client.address)):
             return Answer(Action.DROP, "SOURCE_RANGE")
         near = client.who in {Who.POD, Who.HOST} or self._block(raw(client.address)) == abi.BlockKind.PODS
-        return self._choice(service.inside if near else service.outside, client, destination)
+        direct = bool(service.marks & abi.Mark.DIRECT and beyond and not near)
+        return self._choice(service.inside if near else service.outside, client, destination, direct=direct)
 
     def _service(self, address: bytes, port: int, protocol: int) -> abi.Service | None:
         found = self._tables["services"].get(abi.Frontend(address, port, protocol).pack())
         return None if found is None else abi.Service.unpack(found)
 
-    def _choice(self, identity: int, client: Client, destination: str) -> Answer:
+    def _choice(self, identity: int, client: Client, destination: str, *, direct: bool) -> Answer:
         entry = abi.Set.unpack(self._tables["sets"][identity.to_bytes(8, "little")])
         if not entry.count:
             elsewhere = entry.flags & abi.SetFlag.ELSEWHERE
@@ -114,6 +117,9 @@ class Tables:
         slots = [abi.Slot(identity, entry.generation, index).pack() for index in range(entry.count)]
         backends = [abi.Backend.unpack(self._tables["slots"][slot]) for slot in slots]
         ends = {(shown(each.address), each.port): self._sources(client, destination, each.address) for each in backends}
+        if direct:
+            mine = frozenset({shown(raw(client.address))})
+            ends = {end: mine if sources else sources for end, sources in ends.items()}
         return Answer(Action.FORWARD, "", ends)
 
     def _sources(self, client: Client, destination: str, backend: bytes) -> frozenset[str]:

@@ -246,9 +246,9 @@ class Frontends(Keyed):
     # Where packets go
 
     def resolve(self, frontend: bytes, at: Mark = Mark.NODEPORTS) -> bytes | None:
-        """Return the value that a packet to a packed ``Frontend`` meets, a NodePort's at addresses with a mark of ``at``.
+        """Return the value that a packet to a packed ``Frontend`` meets; None: no service's.
 
-        None: no service's.
+        Addresses with a mark of ``at`` have NodePorts.
         """
         found = self.have.get(frontend)
         if found is None:
