@@ -16,8 +16,8 @@ Written from the Kubernetes API reference and what kube-proxy's nftables mode do
 
 Ours differs on purpose: the client's address is replaced only where the answer could not come back otherwise, while
 kube-proxy masquerades everything external under the policy Cluster; and a load balancer's address that is the node's
-own or a pod's is not served. With the annotation ``ebpfnet.io/direct-server-return: "true"`` it is replaced nowhere, for
-clients outside: at a NodePort, if they call an address that a Node object has.
+own or a pod's is not served. With the annotation ``ebpfnet.io/direct-server-return: "true"`` that of a client outside is
+replaced nowhere, but at a NodePort where it calls an address that no Node object has.
 """
 
 from __future__ import annotations

@@ -136,7 +136,8 @@ def _forward_is_right(seen: bytes, key: bytes, service: Service | None, client: 
     backend = packets.show_end(seen[16:32], seen[34:36])
     if backend not in service.frontend.backends or seen[36:] != key[36:]:
         return False
-    if service.arrives and service.node.stands_in(seen[16:32]):  # the node stands in, or the answer would go past it
+    hidden = service.arrives and not service.frontend.direct
+    if hidden and service.node.stands_in(seen[16:32]):  # the node stands in, or the answer would go past it
         return abi.unpack_address(seen[:16]) in service.node.host.sources
     if client.kind == "pod" and seen[16:32] == key[:16]:  # a pod that reaches itself sees the service as its client
         return seen[:16] == key[16:32]

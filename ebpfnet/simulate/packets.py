@@ -20,6 +20,7 @@ _TCP = struct.Struct("!4sIIBBHHH")
 _UDP = struct.Struct("!4sHH")
 _ECHO = struct.Struct("!BBH2sH")
 _TAIL = b"\0\0\0"
+_SECOND_HEADERS = {b"\x08\0": (4, 20), b"\x86\xdd": (41, 40)}  # protocol and length, by kind of frame
 _ECHO_TYPES = {abi.Protocol.ICMP: (8, 0), abi.Protocol.ICMPV6: (128, 129)}
 _CHECKSUM_AT = {abi.Protocol.TCP: 16, abi.Protocol.UDP: 6, abi.Protocol.ICMP: 2, abi.Protocol.ICMPV6: 2}
 PAYLOAD = b"ebpfnet\0"
@@ -126,6 +127,21 @@ def tuple_of(packet: bytes) -> bytes:
     return addresses + ports + bytes((protocol,)) + _TAIL
 
 
+def unwrapped(packet: bytes) -> bytes | None:
+    """Return the packet that another node's second header is around, None when there is no such header."""
+    protocol, length = _SECOND_HEADERS[packet[12:14]]
+    if packet[23 if length == 20 else 20] != protocol:
+        return None
+    return packet[:14] + packet[14 + length :]
+
+
+def way_of(packet: bytes) -> bytes:
+    """Return a second header as a tuple: from one node to a backend, whose port it names."""
+    key = tuple_of(packet)
+    port = packet[16:18] if is_ipv6(key) else packet[18:20]  # flow label, identification
+    return key[:32] + b"\0\0" + port + key[36:]
+
+
 def checksums_hold(packet: bytes) -> bool:
     """Tell whether every checksum of a packet that ``tuple_of`` reads is right."""
     key = tuple_of(packet)
@@ -180,5 +196,7 @@ def show_end(address: bytes, port: bytes) -> str:
 
 
 def show(key: bytes) -> str:
-    """Return a tuple for people."""
+    """Return a tuple for people; a second header says so."""
+    if key[36] in {protocol for protocol, _ in _SECOND_HEADERS.values()}:
+        return f"{show_address(key[:16])} > {show_end(key[16:32], key[34:36])}, the packet as it came"
     return f"{show_end(key[:16], key[32:34])} > {show_end(key[16:32], key[34:36])}"

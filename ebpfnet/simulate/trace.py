@@ -89,9 +89,12 @@ class Trace:
         """Run a program; returns outcome, packet, target interface, and the packet's tuple as it now is."""
         result = node.run(program, packet, ifindex)
         outcome, reason, target = result.cb[:3]
-        before = packets.tuple_of(packet)
+        before = packets.tuple_of(packets.unwrapped(packet) or packet)
         ended = outcome >= abi.Outcome.REJECT
-        after = (node.remembered(before) or before) if ended else packets.tuple_of(result.packet)
+        if ended:
+            after = node.remembered(before) or before
+        else:
+            after = (packets.way_of if packets.unwrapped(result.packet) else packets.tuple_of)(result.packet)
         self._left += (node, before), (node, packets.reverse(after))
         if outcome == abi.Outcome.NETWORK and self._directory.host_at(after[16:32]) == node.name:
             outcome = abi.Outcome.STACK  # the network of test runs has no such route, but a node has, and then says so

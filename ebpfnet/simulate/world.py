@@ -31,12 +31,14 @@ class Frontend(NamedTuple):
     """A service's port as a node's tables have it for one kind of client.
 
     ``label`` is its name for people, ``local`` whether only this node's endpoints are meant, ``backends`` are IP:PORT.
+    ``direct``: those on other nodes answer the client themselves.
     """
 
     label: str
     local: bool
     affinity_s: int
     backends: tuple[str, ...]
+    direct: bool = False
 
 
 Choice = Callable[[Iterable[IPAddress], Iterable[IPAddress]], tuple[IPAddress, ...]]
@@ -142,7 +144,9 @@ class Node:
     def _read_frontend(self, entry: bytes, *, outside: bool) -> Frontend | None:
         tables = self.equipment.tables
         raw = tables["services"].get(entry)
+        known = True  # to the other nodes, as an address that leads to services
         if raw is None and self._marks(entry[:16]) & abi.Mark.NODEPORTS:
+            known = bool(self._marks(entry[:16]) & abi.Mark.NODE)
             anywhere = abi.V4_PREFIX + bytes(4) if entry.startswith(abi.V4_PREFIX) else bytes(16)
             raw = tables["services"].get(anywhere + entry[16:])
         if raw is None:
@@ -152,7 +156,8 @@ class Node:
         name = tables["names"].get(identity.to_bytes(8, "little"))
         label = abi.unpack_name(name) if name else ""
         backends = tuple(sorted(self._backends(identity)))
-        return Frontend(label.removesuffix("#local"), label.endswith("#local"), service.affinity_s, backends)
+        direct = outside and known and bool(service.marks & abi.Mark.DIRECT)
+        return Frontend(label.removesuffix("#local"), label.endswith("#local"), service.affinity_s, backends, direct)
 
     def _marks(self, address: bytes) -> int:
         raw = self.equipment.tables["services"].get(abi.Frontend(address, 0, 0).pack())

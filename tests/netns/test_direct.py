@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -48,14 +49,14 @@ class Direct:
 
     def marks(self, node: str) -> int:
         """Return what a node makes of the node port."""
-        table = pins.open_all(self.lab.pins(node))["services"]
-        raw = table.get(abi.Frontend(abi.V4_PREFIX + bytes(4), NODE_PORTS["tcp"], 6).pack())
+        with pins.opened(self.lab.pins(node)) as tables:
+            raw = tables["services"].get(abi.Frontend(abi.V4_PREFIX + bytes(4), NODE_PORTS["tcp"], 6).pack())
         return abi.Service.unpack(raw).marks if raw else 0
 
     def flows(self, node: str) -> dict[abi.Tuple, abi.Flow]:
         """Return the entries of connections to services that a node knows."""
-        table = pins.open_all(self.lab.pins(node))["flows"]
-        found = {abi.Tuple.unpack(key): abi.Flow.unpack(value) for key, value in table.items()}
+        with pins.opened(self.lab.pins(node)) as tables:
+            found = {abi.Tuple.unpack(key): abi.Flow.unpack(value) for key, value in tables["flows"].items()}
         return {key: flow for key, flow in found.items() if flow.service}
 
 
@@ -87,7 +88,8 @@ def change(direct: Direct, value: str | None, wait: Wait) -> None:
 
 def sent(place: Inside) -> int:
     """Return the bytes that a node sent to the network."""
-    return int(place.exec("cat", "/sys/class/net/uplink/statistics/tx_bytes").stdout)
+    found = json.loads(place.exec("ip", "-j", "-s", "link", "show", "uplink").stdout)
+    return int(found[0]["stats64"]["tx"]["bytes"])
 
 
 def target(lab: Lab, what: str, protocol: str, family: int) -> tuple[str, int]:
