@@ -39,9 +39,9 @@ enum mark {
 	MARK_CLUSTER_IP = 4, /* of a service: a port of it that is no frontend is refused */
 	MARK_BALANCER = 8,   /* of a frontend, for people: the address is a load balancer's, not an external IP */
 	MARK_FOREIGN = 16,   /* of a service that another proxy serves: none of our business */
-	MARK_DIRECT = 32, /* of a frontend: what is for a backend elsewhere goes there as it came, in another header */
-	MARK_TAKEN = 64,  /* of a frontend: what other nodes send on like that is taken */
-	MARK_NODE = 128,	  /* an address that a Node object has, this node's or another's: its NodePorts may be direct */
+	MARK_DIRECT = 32,    /* of a frontend: what is for a backend elsewhere goes there as it came, wrapped */
+	MARK_TAKEN = 64,     /* of a frontend: what other nodes wrap is taken */
+	MARK_NODE = 128,	     /* of a Node object, this node's or another's; where a service is direct */
 };
 
 /* Value of `services`. The sets are often one and the same. */

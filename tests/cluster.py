@@ -89,10 +89,10 @@ def piece(
     return EndpointSlice(ref, owner, ipv6, tuple(SlicePort(*port) for port in ports), run, nodes, meant, weight)
 
 
-def node(name: str = NODE, zone: str = "", pod_cidrs: Iterable[str] = ()) -> Node:
+def node(name: str = NODE, zone: str = "", pod_cidrs: Iterable[str] = (), addresses: Iterable[str] = ()) -> Node:
     """Return a node."""
     blocks = tuple(map(ipaddress.ip_network, pod_cidrs))
-    return Node(Ref(Kind.NODE, "", name), (), blocks, zone=zone)
+    return Node(Ref(Kind.NODE, "", name), tuple(map(ipaddress.ip_address, addresses)), blocks, zone=zone)
 
 
 def host(**fields: Any) -> Host:

@@ -16,8 +16,8 @@ Written from the Kubernetes API reference and what kube-proxy's nftables mode do
 
 Ours differs on purpose: the client's address is replaced only where the answer could not come back otherwise, while
 kube-proxy masquerades everything external under the policy Cluster; and a load balancer's address that is the node's
-own or a pod's is not served. With the annotation ``ebpfnet.io/direct-server-return: "true"`` that of a client outside is
-replaced nowhere, but at a NodePort where it calls an address that no Node object has.
+own or a pod's is not served. With the annotation ``ebpfnet.io/direct-server-return: "true"`` that of a client outside
+is not replaced, but of one that is a node, and at a NodePort where it calls an address that no Node object has.
 """
 
 from __future__ import annotations
@@ -239,6 +239,7 @@ class Oracle:
         said = (item["metadata"].get("annotations") or {}).get(DIRECT)
         direct = said == "true" and claim.kind != Kind.CLUSTER_IP and not within
         direct &= claim.kind != Kind.NODE_PORT or destination in self.of_nodes
+        direct &= same(client.address) not in self.of_nodes  # its answer would go to its own node, past this one
         ends = {end: self._sources(client, destination, end, direct=direct) for end in chosen}
         return Answer(Action.FORWARD, "", ends)
 

@@ -102,7 +102,8 @@ class Tables:
         if service.ranges and not self._welcome(service.ranges, raw(client.address)):
             return Answer(Action.DROP, "SOURCE_RANGE")
         near = client.who in {Who.POD, Who.HOST} or self._block(raw(client.address)) == abi.BlockKind.PODS
-        direct = bool(service.marks & abi.Mark.DIRECT and beyond and not near)
+        client_is = found.marks if (found := self._service(raw(client.address), 0, 0)) else 0
+        direct = bool(service.marks & abi.Mark.DIRECT and beyond and not near and not client_is & abi.Mark.NODE)
         return self._choice(service.inside if near else service.outside, client, destination, direct=direct)
 
     def _service(self, address: bytes, port: int, protocol: int) -> abi.Service | None:

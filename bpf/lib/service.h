@@ -76,11 +76,12 @@ static __always_inline struct service *served_elsewise(const struct tuple *t, in
 }
 
 /* Is a connection to be sent on as it came, if its backend turns out to be elsewhere? Only for clients that are in no
- * block of pods, and at a NodePort only for the addresses of Node objects: no other node knows more of them. */
+ * block of pods and no nodes (the backend may be on that very node, which heeds nothing that comes from its own address),
+ * and at a NodePort only for the addresses of Node objects: no other node knows more of them. */
 static __always_inline bool goes_direct(const struct service *service, const struct tuple *t, bool node_port)
 {
 	return (service->marks & MARK_DIRECT) && (!node_port || (marks_of(&t->destination) & MARK_NODE)) &&
-	       block_of(&t->source) != BLOCK_PODS;
+	       block_of(&t->source) != BLOCK_PODS && !(marks_of(&t->source) & MARK_NODE);
 }
 
 /* The endpoint set for a client. kube-proxy's short cut for externalTrafficPolicy Local (nftables/proxier.go,

@@ -54,7 +54,7 @@ class Compiled:
     cluster_ips: list[bytes] = dataclasses.field(default_factory=list)
     mark: Mark = Mark.CLUSTER_IP
     """What ``cluster_ips`` are."""
-    direct: bool = False  # what other nodes send on for clients at node ports is taken
+    direct: bool = False  # what other nodes send on for clients outside is taken
     problems: list[Problem] = dataclasses.field(default_factory=list)
 
 
@@ -124,7 +124,7 @@ def compile_service(service: Service, host: Host) -> Compiled:
                 f"{port.node_port}/{abi.Protocol(port.protocol).name} is also a local socket's, which is not reached"
             )
             out.problems.append(Problem(service.ref, f"spec.ports[{index}].nodePort", reason))
-    out.direct = service.direct is not None and any(port.node_port for port in service.ports)
+    out.direct = any(abi.Service.unpack(each.value).marks & Mark.TAKEN for each in out.frontends.values())
     out.cluster_ips = [abi.pack_address(address) for address in service.cluster_ips]
     out.ranges = [each for version in sorted(families) for each in _ranges(service, version, host, lb_ips)]
     return out

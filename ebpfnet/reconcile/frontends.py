@@ -83,7 +83,7 @@ class Frontends(Keyed):
             self._mark(address)
 
     def know_node(self, before: Collection[IPAddress], now: Collection[IPAddress]) -> None:
-        """Mark the addresses that a Node object has, if node ports of a service are direct."""
+        """Mark the addresses that a Node object has, if a service is direct."""
         self._nodes.subtract(map(abi.pack_address, before))
         self._nodes.update(map(abi.pack_address, now))
         for address in map(abi.pack_address, {*before, *now}):

@@ -130,7 +130,10 @@ class Node:
         entry = key[16:32] + key[34:37] + b"\0"
         if (entry, outside) not in self._frontends:
             self._frontends[entry, outside] = self._read_frontend(entry, outside=outside)
-        return self._frontends[entry, outside]
+        found = self._frontends[entry, outside]
+        if found and found.direct and self._marks(key[:16]) & abi.Mark.NODE:  # the client is a node
+            return found._replace(direct=False)
+        return found
 
     def stands_in(self, backend: bytes) -> bool:
         """Tell whether clients outside are hidden from a backend's address: it is neither a pod here nor this node."""

@@ -240,6 +240,8 @@ def _consistent(given: dict[str, object], spec: schema.ServiceSpec, name: Name) 
 def _direct(given: dict[str, object], name: Name) -> bool | None:
     """Return whether backends elsewhere answer clients outside themselves; None: nothing is said about it."""
     value = given.get(DIRECT)
-    if value not in {None, "true", "false"}:
+    if value in ("true", "false"):
+        return value == "true"
+    if value is not None:
         name(annotation(DIRECT), f"{value!r} is not true or false; it is as if it were not there")
-    return {"true": True, "false": False}.get(str(value))
+    return None

@@ -89,6 +89,13 @@ def test_pods_of_other_nodes_are_not_clients_outside(uplink: Uplink) -> None:
     assert is_stood_in(uplink, uplink.come(packets.tcp(dport=NODE_PORT), source=source))
 
 
+def test_nodes_are_not_clients_outside(uplink: Uplink) -> None:
+    """The backend may be on that very node."""
+    serve(uplink, "carol")
+    got = uplink.come(packets.tcp(dport=NODE_PORT), source=direct.PEER[uplink.ends.ipv6])
+    assert is_stood_in(uplink, got)
+
+
 def test_without_an_address_of_the_node(uplink: Uplink) -> None:
     serve(uplink, "carol")
     uplink.set_node(address="")

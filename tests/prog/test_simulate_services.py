@@ -58,6 +58,12 @@ def service(name: str, number: int, backends: list[str], lb: tuple[str, ...] = (
     return found
 
 
+def direct(documents: list[Manifest], value: str) -> list[Manifest]:
+    """Return a service with the annotation of direct server return."""
+    documents[0]["metadata"]["annotations"] = {"ebpfnet.io/direct-server-return": value}
+    return documents
+
+
 LOCAL = {"externalTrafficPolicy": "Local", "healthCheckNodePort": 31000}
 CLUSTER = [
     node("a", 0),
@@ -72,6 +78,8 @@ CLUSTER = [
     *service("udp", 7, ["far"], ("203.0.113.7", "2001:db8:1::7"), protocol="UDP"),
     *service("stay", 8, ["near", "far"], sessionAffinity="ClientIP"),
     *service("inner", 9, ["far"], internalTrafficPolicy="Local"),
+    *direct(service("direct", 10, ["far"], ("203.0.113.10", "2001:db8:1::10")), "true"),
+    *direct(service("taken", 11, ["far"], ("203.0.113.11", "2001:db8:1::11")), "false"),
 ]
 
 
@@ -139,6 +147,31 @@ def test_everybody_reaches_every_kind(
     hidden = NODES[entered(client, kind)][family] if is_hidden(client, kind, backend) else None
     assert answer["backends"] == {end(backend, family): {"hits": 1, "snat": hidden}}, answer
     assert answer["policy"] == "Cluster"
+
+
+@pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
+@pytest.mark.parametrize("kind", FRONTENDS)
+@pytest.mark.parametrize("client", ["default/client", "outside", "node b"])
+def test_direct_server_return(session: Session, client: str, kind: str, family: int) -> None:
+    """A backend elsewhere sees a client outside, and answers it from its own node; a cluster IP is none of it."""
+    address, port = FRONTENDS[kind](10, family)
+    answer = flow(session, client, address, port)
+    assert (answer["verdict"], answer["service"]) == ("allow", "default/direct:http"), answer
+    away = is_hidden(client, kind, "far")
+    hidden = NODES["a"][family] if away and client != "outside" else None  # a pod, a node: nobody from outside
+    if kind == "cluster ip" and away:
+        hidden = NODES["a"][family]
+    assert answer["backends"] == {end("far", family): {"hits": 1, "snat": hidden}}, answer
+    wrapped = [step["node"] for step in answer["steps"] if step["packet"].endswith("the packet as it came")]
+    assert wrapped == (["a", "a"] if away and not hidden else []), answer
+    leaves = [step["node"] for step in answer["steps"] if step["direction"] == "reply"]
+    assert set(leaves) == {"b"} or not wrapped
+
+
+@pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])
+def test_direct_server_return_that_is_switched_off(session: Session, family: int) -> None:
+    answer = flow(session, "outside", *FRONTENDS["node port of a"](11, family))
+    assert answer["backends"] == {end("far", family): {"hits": 1, "snat": NODES["a"][family]}}, answer
 
 
 @pytest.mark.parametrize("family", [V4, V6], ids=["v4", "v6"])

@@ -99,6 +99,20 @@ def test_load_balancers_are_told_from_external_ips():
     assert {name for name, each in marks.items() if each == Mark.BALANCER} == {"192.0.2.1:80/TCP"}
 
 
+@pytest.mark.parametrize(
+    ("direct", "expected"), [(None, Mark(0)), (False, Mark.TAKEN), (True, Mark.TAKEN | Mark.DIRECT)]
+)
+def test_direct_server_return_is_for_addresses_that_clients_outside_call(direct: bool | None, expected: Mark):
+    found = compiled(direct=direct, external_local=True, **EXTERNAL)
+    marks = {frontend_name(key): abi.Service.unpack(each.value).marks for key, each in found.frontends.items()}
+    outer = {"192.0.2.1:80/TCP": Mark.BALANCER | expected, "192.0.2.2:80/TCP": expected, "30080/TCP": expected}
+    assert marks == {"10.96.0.1:80/TCP": 0, **outer}
+    assert {key: want.members for key, want in found.sets.items()} == {ALL: False, LOCAL: direct is not None}
+    assert compiled(direct=direct, **EXTERNAL).sets[ALL].members is (direct is not None)
+    assert found.direct is (direct is not None)
+    assert not compiled(direct=direct, ports=(("http", TCP, 80),)).direct, "nobody outside calls it"
+
+
 def test_an_address_that_a_service_has_twice_is_what_it_is_first():
     found = compiled(load_balancer_ips=["192.0.2.1"], external_ips=["192.0.2.1"], source_ranges=["10.0.0.0/8"])
     [value] = [abi.Service.unpack(a.value) for key, a in found.frontends.items() if b"\xc0\x00\x02\x01" in key]

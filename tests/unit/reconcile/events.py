@@ -61,6 +61,7 @@ rich_services = st.builds(
     external_local=st.booleans(),
     affinity_s=st.sampled_from([0, 0, 10800]),
     consistent=st.booleans(),
+    direct=st.sampled_from([None, None, False, True]),
     load_balancer_ips=st.sampled_from([(), ("192.0.2.1",), ("192.0.2.1", "192.0.2.2")]),
     external_ips=st.sampled_from([(), ("192.0.2.2",), ("198.51.100.1",)]),
     source_ranges=st.sampled_from([None, ("10.0.0.0/8",), ("192.168.0.0/24", "10.0.0.0/8")]),
@@ -102,6 +103,12 @@ events = st.one_of(
     st.builds(lambda n: Delete(service(n).ref), st.sampled_from(NAMES)),
     st.builds(lambda n, s: Delete(piece(n, s, []).ref), st.sampled_from(NAMES), st.sampled_from("xy")),
     st.builds(lambda zone: Upsert(node(zone=zone)), st.sampled_from(["", "zone-a", "zone-b"])),
+    st.builds(
+        lambda name, ip: Upsert(node(name, addresses=[f"192.168.0.{ip}"])),
+        st.sampled_from(["node-b", "node-c"]),
+        st.integers(1, 3),
+    ),
+    st.builds(lambda name: Delete(node(name).ref), st.sampled_from(["node-b", "node-c"])),
     st.builds(lambda n, ip: Upsert(pod(n, f"10.0.9.{ip}")), st.sampled_from(NAMES), st.integers(1, 4)),
     st.builds(lambda n: Delete(pod(n).ref), st.sampled_from(NAMES)),
 )

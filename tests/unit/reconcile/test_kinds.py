@@ -80,6 +80,50 @@ def test_an_address_that_is_two_things_has_both_marks():
     assert marks() == 0
 
 
+def test_addresses_of_nodes_matter_while_a_service_is_direct():
+    direct = service("web", "10.96.0.1", ports=[("http", TCP, 80, 30080)], direct=True)
+    reconciler, tables = started(WEB, THREE, node("node-a", addresses=["192.168.0.1"]))
+
+    def marked() -> set[str]:
+        found = ((abi.Frontend.unpack(key), abi.Service.unpack(value)) for key, value in tables["services"].items())
+        marks = {str(abi.unpack_address(key.address)) for key, value in found if value.marks & Mark.NODE}
+        assert dump.summary(tables) == run([*map(Upsert, reconciler.cluster.services.values()), Upsert(THREE),
+                                            *map(Upsert, reconciler.cluster.nodes.values())], on=HERE)  # fmt: skip
+        return marks
+
+    assert marked() == set()
+    reconciler.apply([Upsert(direct)])
+    assert marked() == {"192.168.0.1"}
+    reconciler.apply([Upsert(node("node-b", addresses=["192.168.0.2"]))])
+    assert marked() == {"192.168.0.1", "192.168.0.2"}
+    reconciler.apply([Upsert(node("node-b", addresses=["192.168.0.3"]))])
+    assert marked() == {"192.168.0.1", "192.168.0.3"}
+    reconciler.apply([Delete(node("node-b").ref)])
+    assert marked() == {"192.168.0.1"}
+    reconciler.apply([Upsert(WEB)])
+    assert marked() == set()
+
+
+def test_what_another_node_sends_on_is_a_way_of_this_ones_too():
+    """A flow to the node port of another node: its backend is judged as at this node's own."""
+    direct = service("web", "10.96.0.1", ports=[("http", TCP, 80, 30080)], direct=True)
+    reconciler, _ = started(direct, THREE, node("node-b", addresses=["192.168.0.2"]))
+    there = frontend("192.168.0.2", 30080)
+    assert reconciler.fate(there, backend("10.0.0.1")) == Fate.CHOSEN
+    assert reconciler.fate(there, backend("10.0.0.9")) == Fate.GONE
+    assert reconciler.fate(frontend("192.168.0.3", 30080), backend("10.0.0.1")) == Fate.NO_SERVICE
+    assert not reconciler.is_frontend(there), "a pod's call of that address is the other node's to translate"
+
+
+def test_members_come_before_the_annotation_and_go_after_it():
+    reconciler, tables = started(WEB, THREE)
+    assert not dict(tables["members"].items())
+    for value, members in ((True, 3), (False, 3), (None, 0)):
+        changed = service("web", "10.96.0.1", ports=[("http", TCP, 80, 30080)], direct=value)
+        reconciler.apply([Upsert(changed)])
+        assert len(dict(tables["members"].items())) == members
+
+
 def test_a_set_that_no_frontend_leads_to_is_not_kept():
     old = service("old", "10.96.0.1", created="2020")
     reconciler, tables = started(WEB, THREE, old, on=host())

@@ -61,6 +61,7 @@ class MemoryFlows(MemoryTable):
         (Protocol.TCP, FlowState.NEW, abi.TIMEOUT_TCP_NEW_S),
         (Protocol.TCP, FlowState.ESTABLISHED, abi.TIMEOUT_TCP_ESTABLISHED_S),
         (Protocol.TCP, FlowState.CLOSING, abi.TIMEOUT_TCP_CLOSING_S),
+        (Protocol.TCP, FlowState.HALF_CLOSED, abi.TIMEOUT_TCP_HALF_CLOSED_S),
         (Protocol.SCTP, FlowState.ESTABLISHED, abi.TIMEOUT_TCP_ESTABLISHED_S),
         (Protocol.UDP, FlowState.NEW, abi.TIMEOUT_DATAGRAM_NEW_S),
         (Protocol.UDP, FlowState.ESTABLISHED, abi.TIMEOUT_DATAGRAM_ESTABLISHED_S),
@@ -287,6 +288,22 @@ def test_a_host_asks_from_an_interface_that_is_no_pods():
         wires = {HERE if reply else THERE: packed(9)}
         far = dataclasses.replace(flow, flags=flow.flags | FlowFlag.HOST).pack()
         assert list(misled(key, far, wires)) == ([] if reply else [key])
+
+
+@pytest.mark.parametrize("state", [FlowState.ESTABLISHED, FlowState.HALF_CLOSED])
+def test_a_connection_whose_answers_go_past_us_is_one_entry(state: FlowState):
+    """The answers' key may be another connection's, which it does not touch."""
+    flows = MemoryFlows(abi.TABLES["flows"])
+    (key, value), _ = connection(Protocol.TCP, state, ifindex=0, service=5)
+    other, _ = connection(Protocol.TCP, state, ifindex=0)
+    flow = abi.Flow.unpack(value)
+    flows.put(key, dataclasses.replace(flow, flags=flow.flags | FlowFlag.DIRECT).pack())
+    flows.put(*other)
+    routes = Routes({(VIP, 80, Protocol.TCP): []})
+    assert sweep(flows, NOW, routes=routes) == (2, 0, 1)
+    assert FlowFlag.GONE in abi.Flow.unpack(flows.get(key) or b"").flags
+    assert FlowFlag.GONE not in abi.Flow.unpack(flows.get(other[0]) or b"").flags
+    assert sweep(flows, NOW + 10**15, routes=routes).removed == 2
 
 
 def test_a_half_that_another_connection_took_stays():

@@ -338,6 +338,23 @@ def test_a_way_to_choose_backends_that_is_none_is_named(value: object):
     assert (field, found.consistent) == (f"metadata.annotations[{BALANCING}]", False)
 
 
+DIRECT = "ebpfnet.io/direct-server-return"
+
+
+@pytest.mark.parametrize(
+    ("annotations", "direct"), [(None, None), ({DIRECT: "true"}, True), ({DIRECT: "false"}, False)]
+)
+def test_direct_server_return_is_asked_for(annotations: dict[str, str] | None, direct: bool | None):
+    assert fact(annotations=annotations).direct is direct
+
+
+@pytest.mark.parametrize("value", ["", "True", "yes", 1, True, {}])
+def test_a_direct_server_return_that_is_neither_is_named(value: object):
+    found, field, reason = named(annotations={DIRECT: value})
+    assert (field, found.direct) == (f"metadata.annotations[{DIRECT}]", None)
+    assert "is not true or false" in reason
+
+
 def test_an_annotation_of_ours_that_we_do_not_know_is_named():
     _, field, reason = named(annotations={"ebpfnet.io/loadbalancing": "maglev", "example.com/ebpfnet.io/x": 1})
     assert field == "metadata.annotations[ebpfnet.io/loadbalancing]"
