@@ -95,7 +95,7 @@ class Tables:
         if service is None and marks & abi.Mark.NODEPORTS:
             any_address = abi.V4_PREFIX + bytes(4) if ":" not in destination else bytes(16)
             service = self._service(any_address, port, PROTOCOLS[protocol])
-            beyond = marks & abi.Mark.NODE
+            beyond = bool(marks & abi.Mark.NODE)
         if service is None:
             unallocated = self._block(raw(destination)) == abi.BlockKind.SERVICES and not marks
             return Answer(Action.DROP, "UNALLOCATED_ADDRESS") if unallocated else Answer(Action.PASS)

@@ -173,5 +173,6 @@ static __always_inline int unwrap(struct __sk_buff *skb, struct packet *p, __u32
 	if (bpf_skb_adjust_room(skb, -(__s32)shell, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return -DROP_REWRITE;
 	p->l4 -= shell;
+	p->unwrapped = true;
 	return 0;
 }

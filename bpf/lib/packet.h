@@ -30,6 +30,7 @@ struct packet {
 	__u8 fragment;	    /* enum fragment_kind */
 	__u8 fragment_next; /* protocol after the fragment header: all that a later fragment says */
 	__u8 icmp;	    /* enum icmp_kind */
+	bool unwrapped;	    /* another node's second header was around it: the frame is from that node, or its router */
 };
 
 #define data_of(skb) ((void *)(long)(skb)->data)

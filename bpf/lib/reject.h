@@ -46,13 +46,25 @@ static __always_inline __u32 pseudo_sum(const struct tuple *t, __u32 length, __u
 	return bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
 }
 
+/* Cut or grow a packet of which nothing is kept. bpf_skb_change_tail refuses what came in a second header and was never on a
+ * wire, or is a train: nobody takes back that its headers are two (skb->encapsulation). */
+static __always_inline int resize(struct __sk_buff *skb, const struct packet *p, __u32 length)
+{
+	int error = bpf_skb_change_tail(skb, length, 0);
+	if (error && p->unwrapped) {
+		__s32 more = length - skb->len;
+		error = bpf_skb_adjust_room(skb, more, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
+	}
+	return error;
+}
+
 /* Write Ethernet and IP headers of an answer with `length` bytes of payload, cutting or growing the packet to it. */
 static __always_inline int answer_headers(struct __sk_buff *skb, const struct packet *p, const struct tuple *answer,
 					  __u32 length, __u8 protocol)
 {
 	__u32 header = p->ipv6 ? 40 : 20;
 	__u8 macs[12];
-	if (bpf_skb_load_bytes(skb, 0, macs, 12) || bpf_skb_change_tail(skb, ETHERNET_LENGTH + header + length, 0))
+	if (bpf_skb_load_bytes(skb, 0, macs, 12) || resize(skb, p, ETHERNET_LENGTH + header + length))
 		return -DROP_REWRITE;
 	if (bpf_skb_store_bytes(skb, 0, macs + 6, 6, 0) || bpf_skb_store_bytes(skb, 6, macs, 6, 0))
 		return -DROP_REWRITE;
@@ -160,9 +172,12 @@ static __always_inline bool refused(int error)
 }
 
 /* Send an answer, which has the MACs of its question the other way round, where that came from: into a pod, to the
- * network, or to this node's own process, in at the interface that its question was to leave by. */
-static __always_inline int send_back(struct __sk_buff *skb, __u32 hook)
+ * network, or to this node's own process, in at the interface that its question was to leave by. What another node sent on
+ * came from elsewhere: the kernel finds the way. */
+static __always_inline int send_back(struct __sk_buff *skb, const struct packet *p, __u32 hook)
 {
+	if (hook == HOOK_FROM_NETWORK && p->unwrapped)
+		return redirect_neighbour(skb->ingress_ifindex, NULL, 0, 0);
 	if (hook == HOOK_FROM_POD)
 		return bpf_redirect_peer(skb->ingress_ifindex, 0);
 	if (hook == HOOK_FROM_NETWORK)
@@ -189,7 +204,7 @@ static __always_inline int answer_error(struct __sk_buff *skb, const struct pack
 		return drop(skb, hook, error, &p->tuple);
 	skb->cb[1] = -why;
 	__u32 ifindex = hook == HOOK_FROM_POD || hook == HOOK_FROM_NETWORK ? skb->ingress_ifindex : skb->ifindex;
-	return finish(skb, hook, OUTCOME_REJECT, ifindex, send_back(skb, hook));
+	return finish(skb, hook, OUTCOME_REJECT, ifindex, send_back(skb, p, hook));
 }
 
 /* Answer a packet with a refusal. */

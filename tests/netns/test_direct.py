@@ -26,6 +26,7 @@ ANNOTATION = "ebpfnet.io/direct-server-return"
 BALANCERS = ("100.64.1.77", "fd00:100:1::77")
 PORTS, NODE_PORTS = {"tcp": 80, "udp": 53}, {"tcp": 30277, "udp": 30278}
 LARGE = 3_000_000
+RECVERR: dict[int, int] = {socket.AF_INET: 11, socket.AF_INET6: 25}  # include/uapi/linux/in.h, in6.h
 
 
 class Direct:
@@ -83,7 +84,7 @@ def change(direct: Direct, value: str | None, wait: Wait) -> None:
     direct.say(value)
     both = abi.Mark.DIRECT | abi.Mark.TAKEN
     wanted = {"true": both, "false": abi.Mark.TAKEN, None: 0}[value]
-    wait(lambda: all(direct.marks(node) & both == wanted for node in ("node-a", "node-b")), 20)
+    wait(lambda: all(direct.marks(node) & both == wanted for node in ("node-a", "node-b")), 60)
 
 
 def sent(place: Inside) -> int:
@@ -147,6 +148,19 @@ def test_fragments(direct: Direct, family: int):
     test_a_datagram_that_does_not_fit_with_the_second_header(direct, family)
     answer = client.udp(outside, address, port, b"y" * 100)
     assert answer.pod == f"default/{objects.FAR_DNS}"
+
+
+def test_a_time_to_live_that_ends_at_the_backend_s_node(direct: Direct, family: int):
+    """As traceroute sees it: the error comes from there to the client, and not by way of the node that was called."""
+    outside, (address, port) = direct.lab.outside(), target(direct.lab, "node port", "udp", family)
+    ipv6 = family == socket.AF_INET6
+    level, hops = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) if ipv6 else (socket.IPPROTO_IP, socket.IP_TTL)
+    with client.connected(outside, socket.IPPROTO_UDP, address, port) as sock:
+        sock.setsockopt(level, hops, 2)
+        sock.setsockopt(level, RECVERR[family], 1)
+        sock.send(b"x")
+        with pytest.raises(OSError, match="No route to host"):
+            sock.recv(100)
 
 
 class Load:
@@ -213,10 +227,10 @@ def test_a_backend_that_is_gone(direct: Direct, family: int, wait: Wait):
         documents = [each for each in yaml.safe_load_all(text) if each["kind"] == "Service"]
         direct.path.write_text(yaml.safe_dump_all(documents))
         try:
-            wait(lambda: _is_reset(sock), 20)
+            wait(lambda: _is_reset(sock), 60)
         finally:
             direct.path.write_text(text)
-    wait(lambda: _answers(outside, address, port), 20)
+    wait(lambda: _answers(outside, address, port), 60)
 
 
 def _is_reset(sock: socket.socket) -> bool:

@@ -3,9 +3,10 @@
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from scapy.all import ICMP, IP, ICMPv6PacketTooBig, IPv6, Packet
+from scapy.all import ICMP, IP, Ether, ICMPv6PacketTooBig, IPv6, Packet
 
 from ebpfnet import abi
 from ebpfnet.abi import BlockKind, DropReason, FlowFlag, FlowState, Mark, Outcome
@@ -45,7 +46,7 @@ def test_the_second_header(uplink: Uplink, transport: str, target: str) -> None:
     ends, (protocol, build) = uplink.ends, TRANSPORTS[transport]
     serve(uplink, "carol", protocol)
     to, port = (uplink.node, NODE_PORT) if target == "node port" else (balancer(ends), SERVICE_PORT)
-    extra = {"tc": 0xBB} if ends.ipv6 else {"tos": 0xBB}
+    extra: Any = {"tc": 0xBB} if ends.ipv6 else {"tos": 0xBB}
     got = uplink.come(build(dport=port), destination=to, ttl=64, **extra)
     assert (got.outcome, got.ifindex, got.retval) == (Outcome.NETWORK, UPLINK, REDIRECT)
     inner = packets.ip(ends.outside, to, ttl=63, **extra) / build(dport=port)
@@ -53,7 +54,7 @@ def test_the_second_header(uplink: Uplink, transport: str, target: str) -> None:
         outer = IPv6(src=uplink.node, dst=ends.carol, hlim=64, fl=POD_PORT, tc=0xB8)
     else:
         outer = IP(src=uplink.node, dst=ends.carol, ttl=64, id=POD_PORT, flags="DF", tos=0xB8)
-    assert got.raw == bytes(direct.Ether(src=OUR_MAC, dst=ROUTER_MAC) / outer / inner)
+    assert got.raw == bytes(Ether(src=OUR_MAC, dst=ROUTER_MAC) / outer / inner)
     flows = uplink.datapath.flows()
     assert list(flows) == [key_of(uplink, protocol, to, port)]
     flow = flows[key_of(uplink, protocol, to, port)]
@@ -203,7 +204,7 @@ def test_a_train_whose_segments_do_not_fit(uplink: Uplink) -> None:
     serve(uplink, "carol")
     uplink.come(packets.tcp(dport=NODE_PORT))
     header = packets.ip(uplink.ends.outside, uplink.node)
-    train = direct.Ether(src=ROUTER_MAC, dst=OUR_MAC) / header / packets.tcp("A", dport=NODE_PORT, data=bytes(2900))
+    train = Ether(src=ROUTER_MAC, dst=OUR_MAC) / header / packets.tcp("A", dport=NODE_PORT, data=bytes(2900))
     got = uplink.datapath.run("from_network", train, UPLINK, gso=(2, 1450), device=UPLINK)
     assert (got.outcome, got.reason) == (Outcome.REJECT, DropReason.TOO_BIG)
 
@@ -214,7 +215,7 @@ def test_fragments_go_whole(uplink: Uplink) -> None:
     payload = bytes(packets.ip(uplink.ends.outside, uplink.node) / datagram)[40 if uplink.ends.ipv6 else 20 :]
     pieces = packets.pieces(uplink.ends.outside, uplink.node, payload, 1200)
     for piece in pieces:
-        got = uplink.raw(direct.Ether(src=ROUTER_MAC, dst=OUR_MAC) / piece)
+        got = uplink.raw(Ether(src=ROUTER_MAC, dst=OUR_MAC) / piece)
         assert (is_direct(got), port_of(got), ip_of(got.packet).dst) == (True, POD_PORT, uplink.ends.carol)
         assert bytes(inside(got))[40 if uplink.ends.ipv6 else 20 :] == bytes(piece)[40 if uplink.ends.ipv6 else 20 :]
 

@@ -193,6 +193,17 @@ def test_an_error_reaches_the_pod(uplink: Uplink, transport: str) -> None:
     assert (ip_of(got.packet).dst, packets.has_right_checksums(got.raw)) == (ends.alice, True)
 
 
+def test_a_time_to_live_that_ends_here(uplink: Uplink) -> None:
+    """Its sender is told by the service, not the node that sent the packet on."""
+    ends = uplink.ends
+    serve(uplink, "alice")
+    inner = packets.ip(ends.outside, PEER[ends.ipv6], ttl=1) / packets.tcp(dport=NODE_PORT)
+    got = uplink.raw(wrapped(uplink, inner, "alice"))
+    assert (got.outcome, got.reason, got.ifindex) == (Outcome.REJECT, DropReason.TIME_EXCEEDED, UPLINK)
+    assert (ip_of(got.packet).src, ip_of(got.packet).dst) == (PEER[ends.ipv6], ends.outside)
+    assert packets.has_right_checksums(got.raw)
+
+
 def test_fragments(uplink: Uplink) -> None:
     ends = uplink.ends
     serve(uplink, "alice", 17)
@@ -228,11 +239,10 @@ def test_a_card_s_sum_stays_right(uplink: Uplink, transport: str, way: str) -> N
     else:
         packet = wrapped(uplink, asked(uplink, build(dport=NODE_PORT)), "alice")
     fd = uplink.datapath.programs["from_network"].fd
-    given = {"ingress_ifindex": UPLINK, "ifindex": UPLINK}
     try:
-        done = testrun.run(fd, bytes(packet), checksum_complete=True, **given)
+        done = testrun.run(fd, bytes(packet), ingress_ifindex=UPLINK, ifindex=UPLINK, checksum_complete=True)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        done = testrun.run(fd, bytes(packet), **given)
+        done = testrun.run(fd, bytes(packet), ingress_ifindex=UPLINK, ifindex=UPLINK)
     assert Outcome(done.cb[0]) == (Outcome.NETWORK if way == "out" else Outcome.POD)
