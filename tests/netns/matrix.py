@@ -12,7 +12,7 @@ import yaml
 
 from ebpfnet.lab.cluster import Inside, Lab
 from tests.netns import objects
-from tests.service_oracle import Answer, Client, Flags, Manifest, Oracle, Who
+from tests.service_oracle import DIRECT, Answer, Client, Flags, Manifest, Oracle, Who
 
 CLUSTER = ("10.244.0.0/16", "fd00:10:244::/48")
 EXTERNAL = ("100.64.2.0/24", "fd00:100:2::/64")
@@ -29,8 +29,10 @@ POLICIES: dict[str, tuple[list[str], dict[str, str]]] = {
     "local": (["m-near", "m-far"], {"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}),
     "away": (["m-far"], {"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}),
     "hosts": (["m-host", "m-host-far"], {}),
+    "direct": (["m-near", "m-far"], {}),
+    "direct-hosts": (["m-host", "m-host-far"], {}),
 }
-"""Which pods a service has, and how it is to be reached."""
+"""Which pods a service has, and how it is to be reached; with direct server return where the name says so."""
 
 
 class Ask(NamedTuple):
@@ -93,7 +95,8 @@ def addresses(policy: str, kind: str, ipv6: bool) -> str:
 def service(policy: str) -> list[Manifest]:
     """Return a policy's service, reachable in every way, and its slices."""
     backends, fields = POLICIES[policy]
-    host, families = policy == "hosts", (False, True)
+    host, families = policy.endswith("hosts"), (False, True)
+    annotations = {DIRECT: "true"} if policy.startswith("direct") else {}
     ports: list[Manifest] = [
         {"name": protocol.lower(), "protocol": protocol, "port": number, "nodePort": node_port(policy, protocol)}
         for protocol, number in PORTS.items()
@@ -111,7 +114,7 @@ def service(policy: str) -> list[Manifest]:
     if "externalTrafficPolicy" in fields:
         spec["healthCheckNodePort"] = 32000 + node_port(policy, "TCP") % 100
     ingress = [{"ip": addresses(policy, "LoadBalancer", ipv6), "ipMode": "VIP"} for ipv6 in families]
-    kind = {"apiVersion": "v1", "kind": "Service", "metadata": objects.meta(f"m-{policy}")}
+    kind = {"apiVersion": "v1", "kind": "Service", "metadata": objects.meta(f"m-{policy}", annotations=annotations)}
     targets = [("tcp", "TCP", TCP_PORT + HOST_OFFSET * host), ("udp", "UDP", UDP_PORT + HOST_OFFSET * host)]
     slices = [
         {
@@ -189,7 +192,7 @@ class Oracles:
         port = node_port(ask.policy, ask.protocol) if ask.kind == "NodePort" else PORTS[ask.protocol]
         target = addresses(ask.policy, ask.kind, ask.ipv6)
         found = self._of[node].answer(Client(who, str(ipaddress.ip_address(address))), target, port, ask.protocol)
-        host = ask.policy == "hosts"
+        host = ask.policy.endswith("hosts")
         return Expected(found, {self._names[end[0], host]: sources for end, sources in found.backends.items()})
 
 
