@@ -178,6 +178,8 @@ def _lines(found: list[dict[str, Any]]) -> list[str]:
             at.setdefault(on, []).extend(each for each in row["nodeport_addresses"] if each not in at.get(on, []))
         if row.get("source_ranges") is not None:
             lines.append(f"{row['address']}{on}: only for clients of {', '.join(row['source_ranges'])}")
+        if row.get("direct"):
+            lines.append(f"direct server return{on}: backends on other nodes answer clients outside themselves")
         lines += [click.style(f"problem{on}: {problem}", fg="red") for problem in row["problems"]]
     return [f"node ports{on}: at {', '.join(each) or 'no address'}" for on, each in at.items()] + lines
 
