@@ -41,7 +41,7 @@ enum mark {
 	MARK_FOREIGN = 16,   /* of a service that another proxy serves: none of our business */
 	MARK_DIRECT = 32,    /* of a frontend: what is for a backend elsewhere goes there as it came, wrapped */
 	MARK_TAKEN = 64,     /* of a frontend: what other nodes wrap is taken */
-	MARK_NODE = 128,	     /* of a Node object, this node's or another's; where a service is direct */
+	MARK_NODE = 128,     /* of a Node object, this node's or another's; where a service is direct */
 };
 
 /* Value of `services`. The sets are often one and the same. */
