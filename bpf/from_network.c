@@ -10,6 +10,13 @@ static __always_inline bool answers_process(const struct packet *p)
 	return f && (f->flags & FLOW_HOST);
 }
 
+/* What no service translates, and is for no pod that we serve, goes by unremembered, unless its answers would be mistaken.
+ */
+static __always_inline bool passes(const struct packet *p, const struct pod *pod, __u64 now)
+{
+	return !(pod && !pod->wire.segment) && !shadowed(p, FLOW_HOST, now);
+}
+
 /* A service's backend: a pod here hears the client itself, and so does a process of this node; for one elsewhere the node
  * stands in, unless that answers directly (lib/direct.h). A pod on another plugin's wire gets the packet from that plugin, and its answers are translated when they
  * leave the node (to_network_beside): the stack in between, with its filters and its connection tracking, sees both
@@ -29,7 +36,8 @@ static __always_inline int lead_on(struct __sk_buff *skb, const struct packet *p
 	return 0;
 }
 
-/* The first packet of a connection. `way`: what another node chose. NULL with *error 0: the host's own. */
+/* The first packet of a connection. `way`: what another node chose. NULL with *error 0: the host's own, or
+ * another plugin's. */
 static __always_inline struct flow *open_from_network(struct __sk_buff *skb, struct packet *p, const struct member *way,
 						      __u64 now, int *error)
 {
@@ -38,22 +46,23 @@ static __always_inline struct flow *open_from_network(struct __sk_buff *skb, str
 	*error = 0;
 	if (!f)
 		return NULL;
-	if (pod ? pod->wire.segment != 0 : !begins(p))
+	if ((!pod || pod->wire.segment) && !begins(p))
 		return NULL;
 	f->to = p->tuple;
 	if (pod) {
 		f->deliver = pod->wire;
+		f->flags = pod->wire.segment ? FLOW_BESIDE : 0;
 	} else {
 		if (way->set)
 			take_way(f, way);
 		else
 			*error = choose_backend(f, HOOK_FROM_NETWORK);
-		if (!*error && (!(f->flags & FLOW_NAT) || answers_process(p)))
-			return NULL;
 	}
+	if (!*error && (f->flags & FLOW_NAT ? answers_process(p) : passes(p, pod, now)))
+		return NULL;
 	if (!*error && (pod_of(&p->tuple.source) || (!pod && (marks_of(&p->tuple.source) & MARK_OWN))))
 		*error = -DROP_SPOOFED_ADDRESS;
-	if (!*error && !pod)
+	if (!*error && !pod && (f->flags & FLOW_NAT))
 		*error = lead_on(skb, p, f, now);
 	return *error ? NULL : remember(p, f, now, error);
 }

@@ -146,6 +146,18 @@ static __always_inline int track(struct flow *f, const struct packet *p, __u64 n
 	return 0;
 }
 
+/* Would the answers to this packet be taken for those of a connection that came to the same backend by way of a service? A
+ * packet that is no service's need not be remembered, but for this: claim_reply finds it another source port. Leaves out
+ * what has one of these flags. */
+static __always_inline bool shadowed(const struct packet *p, __u8 but, __u64 now)
+{
+	const __u8 translated = FLOW_NAT | FLOW_REPLY;
+	struct tuple answer;
+	reverse(&answer, &p->tuple);
+	struct flow *held = flows.lookup(&answer);
+	return held && (held->flags & (translated | but)) == translated && !flow_over(held, answer.protocol, now);
+}
+
 /* Claim the reply's key for this flow; a client may hold connections to a backend through two services, or directly
  * and through one, with one source port: the later one gets another source port. Returns 0 or -DROP_*. */
 static __always_inline int claim_reply(const struct tuple *key, struct flow *forward, __u64 now)
