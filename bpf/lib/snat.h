@@ -2,9 +2,6 @@
  * The port comes from the range in `node`, which no local socket is given and no NodePort uses; still both are asked, for
  * a process may bind what it likes. */
 
-#define PORTS_TRIED                                                                                                    \
-	32 /* at random: with 9 of 10 ports in use one connection in 30 fails, and is tried again by its client */
-
 /* Would an answer to us, of this tuple, find a socket of a local process? Sockets of SCTP can't be asked for. */
 static __always_inline bool socket_waits(struct __sk_buff *skb, const struct tuple *answer, bool ipv6)
 {
