@@ -184,8 +184,15 @@ struct flow {
 	__u8 state;	/* enum flow_state */
 	__u8 flags;	/* enum flow_flag */
 	__u8 tcp_flags; /* union of TCP flags seen in this direction */
-	__u8 pad;
-	__u32 packets; /* like bytes */
+	__u8 turn;	/* low bits of the `turn` in which `departed` was asked last */
+	__u32 packets;	/* like bytes */
+};
+
+/* Value of `departed`, keyed by struct member: backends that left since the agent last looked at all flows; with an
+ * all-zero backend the endpoint set itself. `turn`, a __u32, counts what was put there: a flow of another turn asks. */
+enum departure {
+	DEPARTED_UNFIT = 1, /* does not serve any more: datagrams, and what nobody has answered, choose anew */
+	DEPARTED_GONE = 2,  /* in no slice any more: what is established ends, too */
 };
 
 /* Key of `fragments`; the value is struct ports of the first fragment. */

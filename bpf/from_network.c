@@ -4,9 +4,11 @@
 /* Is it the answer to a process of this node, which another hook translated and put in here (deliver_to_host)? */
 static __always_inline bool answers_process(const struct packet *p)
 {
-	struct tuple question;
-	reverse(&question, &p->tuple);
-	struct flow *f = flows.lookup(&question);
+	struct flow *room = blank_flow(SCRATCH_BACK);
+	if (!room)
+		return false;
+	reverse(&room->to, &p->tuple);
+	struct flow *f = flows.lookup(&room->to);
 	return f && (f->flags & FLOW_HOST);
 }
 
@@ -14,7 +16,7 @@ static __always_inline bool answers_process(const struct packet *p)
  */
 static __always_inline bool passes(const struct packet *p, const struct pod *pod, __u64 now)
 {
-	return !(pod && !pod->wire.segment) && !shadowed(p, FLOW_HOST, now);
+	return !(pod && !pod->wire.segment) && !shadowed(p, now);
 }
 
 /* A service's backend: a pod here hears the client itself, and so does a process of this node; for one elsewhere the node

@@ -11,6 +11,8 @@ BPF_TABLE("array", __u32, struct node, node, 1);
 BPF_TABLE("lru_percpu_hash", struct member, struct usage, usage, 1);
 BPF_TABLE("hash", struct address, struct pod, pods, 1);
 BPF_TABLE("lru_hash", struct tuple, struct flow, flows, 1);
+BPF_TABLE("hash", struct member, __u32, departed, 1);
+BPF_TABLE("array", __u32, __u32, turn, 1);
 BPF_TABLE("percpu_array", __u32, struct flow, scratch, 1);
 BPF_TABLE("lru_hash", struct fragment, struct ports, fragments, 1);
 BPF_TABLE("lru_hash", struct netns, struct address, namespaces, 1);

@@ -123,6 +123,7 @@ class Agent:
         compiled = build.compiled(self.config.cache)
         self._tables = self._make_tables()
         self._reconciler = Reconciler(self._tables, self.config.node_name)
+        self._reconciler.departures.reset(self._tables)
         recorder = Recorder(self._sender.post, self.config.node_name) if self._sender else None
         self._telemetry = Telemetry(
             self.config.telemetry, self._tables, self._counted, lambda: self._source.stats, recorder
@@ -192,6 +193,7 @@ class Agent:
             turns, wires = self._reconciler.turns, self._reconciler.wires
             self._hosting.learn(changes)
             self._reconciler.apply(changes)
+            self._announce()
             self._last_change = time.time()
             late = self._reconciler.late
             turned = self._reconciler.turns != turns and not self._sweep_planned
@@ -209,6 +211,13 @@ class Agent:
             log.info("in sync after %.2f s", time.monotonic() - self._began)
         if awaited:  # most changes are none of the main thread's business
             self._wake.put(None)
+
+    def _announce(self) -> None:
+        """Have flows heed what left at their next packet; what can't be told, the next sweep finds."""
+        try:
+            self._reconciler.departures.announce(self._tables, self._reconciler.fate)
+        except TableError as error:
+            log.warning("announce what left: %s", error)
 
     def _log_problems(self) -> None:
         if self._told == (told := self._reconciler.told + self._hosting.told):
@@ -302,8 +311,12 @@ class Agent:
         began = time.perf_counter()
         self._telemetry.tend()
         try:
+            with self._lock:
+                mark = self._reconciler.departures.mark()
             swept = sweep(self._tables["flows"], now, lambda: self._reconciler.wires, self._lock, self._reconciler)
-            self._telemetry.swept(swept.seen, swept.removed, time.perf_counter() - began)
+            self._telemetry.swept(swept, time.perf_counter() - began)
+            with self._lock:
+                self._reconciler.departures.forget(self._tables, mark)
             log.debug("swept %d of %d flows", swept.removed, swept.seen)
         except TableError as error:
             log.warning("sweep flows: %s", error)

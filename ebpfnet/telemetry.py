@@ -19,6 +19,7 @@ from ebpfnet.operate.events import Recorder
 from ebpfnet.operate.health import Health
 from ebpfnet.operate.metrics import Metrics
 from ebpfnet.operate.snapshot import Attached, Conntrack, Packets, Refusal, Snapshot, TableUse, Watch
+from ebpfnet.reconcile.sweep import Swept
 from ebpfnet.traffic import traffic
 from ebpfnet.watch.source import Stats
 
@@ -132,11 +133,11 @@ class Telemetry:
         if not late:
             self.health.updated(time.monotonic())
 
-    def swept(self, seen: int, removed: int, duration_s: float) -> None:
+    def swept(self, swept: Swept, duration_s: float) -> None:
         """Take the figures of a sweep of the flow table in."""
         before = self._conntrack or Conntrack(0, 0, 0, 0.0)
-        entries = seen - removed
-        self._conntrack = Conntrack(entries, before.sweeps + 1, before.removed + removed, duration_s)
+        removed, ended = before.removed + swept.removed, before.ended + swept.ended
+        self._conntrack = Conntrack(swept.seen - swept.removed, before.sweeps + 1, removed, duration_s, ended)
 
     def tell(self, problem: Problem) -> None:
         """Make an Event of a problem, where there is an API server to take it."""

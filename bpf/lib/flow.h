@@ -81,6 +81,7 @@ static __always_inline void mirror(struct flow *to, const struct flow *f, const 
 	to->state = f->state;
 	to->flags = f->flags ^ FLOW_REPLY;
 	to->tcp_flags = 0;
+	to->turn = f->turn;
 }
 
 /* The other direction's entry of a flow that `key` found, whose key is put into *other_key. NULL: not there. *taken: a
@@ -140,6 +141,7 @@ static __always_inline int track(struct flow *f, const struct packet *p, __u64 n
 		if (!restored)
 			return 0;
 		mirror(restored, f, &p->tuple);
+		restored->turn--; /* an answer does not ask for its question (left_behind) */
 		flows.insert(&other_key, restored);
 	} else if (other && !taken) {
 		other->state = f->state;
@@ -149,15 +151,18 @@ static __always_inline int track(struct flow *f, const struct packet *p, __u64 n
 }
 
 /* Would the answers to this packet be taken for those of a connection that came to the same backend by way of a service? A
- * packet that is no service's need not be remembered, but for this: claim_reply finds it another source port. Leaves out
- * what has one of these flags. */
-static __always_inline bool shadowed(const struct packet *p, __u8 but, __u64 now)
+ * packet that is no service's need not be remembered, but for this: claim_reply finds it another source port. What a process
+ * of this node asked is left out: its packets may come by again when they are translated already. */
+static __always_inline bool shadowed(const struct packet *p, __u64 now)
 {
 	const __u8 translated = FLOW_NAT | FLOW_REPLY;
-	struct tuple answer;
-	reverse(&answer, &p->tuple);
-	struct flow *held = flows.lookup(&answer);
-	return held && (held->flags & (translated | but)) == translated && !flow_over(held, answer.protocol, now);
+	struct flow *room = blank_flow(SCRATCH_BACK);
+	if (!room)
+		return false;
+	reverse(&room->to, &p->tuple);
+	struct flow *held = flows.lookup(&room->to);
+	return held && (held->flags & (translated | FLOW_HOST)) == translated &&
+	       !flow_over(held, p->tuple.protocol, now);
 }
 
 /* Claim the reply's key for this flow; a client may hold connections to a backend through two services, or directly
@@ -199,6 +204,7 @@ static __always_inline int claim_reply(const struct tuple *key, struct flow *for
 static __always_inline struct flow *remember(struct packet *p, struct flow *forward, __u64 now, int *error)
 {
 	forward->seen_ns = now;
+	forward->turn = p->turn;
 	forward->tcp_flags = p->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST);
 	count(forward, p);
 	*error = forward->flags & FLOW_DIRECT ? 0 : claim_reply(&p->tuple, forward, now);
@@ -212,11 +218,51 @@ static __always_inline struct flow *remember(struct packet *p, struct flow *forw
 	return f;
 }
 
+/* Did the backend leave its service since the last packet? True when the flow is forgotten for that, and its client is to
+ * choose anew; what was established is marked for its end instead. Late answers to datagrams still go their way. The
+ * agent writes `departed` after the slots and before `turn`, and we read in the opposite order: whoever found the
+ * backend in a slot is of an earlier turn. */
+static __always_inline bool left_behind(struct flow *f, const struct packet *p)
+{
+	struct member *member = (void *)blank_flow(SCRATCH_BACK);
+	f->turn = p->turn;
+	if (!f->service || !member)
+		return false;
+	member->set = f->service;
+	backend_of(&member->backend, f, &p->tuple);
+	__u32 *how = departed.lookup(member);
+	if (!how) {
+		__builtin_memset(&member->backend, 0, sizeof(member->backend));
+		how = departed.lookup(member);
+	}
+	if (!how)
+		return false;
+	if (is_stream(p->tuple.protocol) && f->state != FLOW_NEW) {
+		if (*how == DEPARTED_GONE && f->state == FLOW_ESTABLISHED)
+			f->flags |= FLOW_GONE;
+		return false;
+	}
+	if ((f->flags & (FLOW_NAT | FLOW_REPLY)) != FLOW_NAT)
+		return false;
+	struct tuple *other_key = &((struct flow *)member)->to;
+	reverse(other_key, &f->to);
+	struct flow *other = flows.lookup(other_key);
+	if (other && same_address(&other->to.destination, &p->tuple.source) &&
+	    other->to.destination_port == p->tuple.source_port) {
+		f->packets += other->packets;
+		f->bytes += other->bytes;
+		flows.delete(other_key);
+	}
+	return true;
+}
+
 /* Find the flow of a packet; one that is over is removed. */
 static __always_inline struct flow *recall(struct packet *p, __u64 now)
 {
+	__u32 zero = 0, *current = turn.lookup(&zero);
 	struct flow *f = flows.lookup(&p->tuple);
-	if (f && !flow_alive(f, p, now)) {
+	p->turn = current ? *current : 0;
+	if (f && ((__builtin_expect(f->turn != p->turn, 0) && left_behind(f, p)) || !flow_alive(f, p, now))) {
 		flush(f, NULL, &p->tuple, f->state == FLOW_NEW && !(f->flags & FLOW_REPLY));
 		flows.delete(&p->tuple);
 		return NULL;

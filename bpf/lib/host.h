@@ -17,7 +17,7 @@ static __always_inline struct flow *open_from_process(struct __sk_buff *skb, str
 		return NULL;
 	f->to = p->tuple;
 	*error = find_backend(f, hook, &pod);
-	if (*error || (!(f->flags & FLOW_NAT) && !shadowed(p, 0, now)))
+	if (*error || !(f->flags & FLOW_NAT))
 		return NULL;
 	f->flags |= FLOW_HOST;
 	f->from.ifindex = skb->ifindex;

@@ -31,6 +31,7 @@ struct packet {
 	__u8 fragment_next; /* protocol after the fragment header: all that a later fragment says */
 	__u8 icmp;	    /* enum icmp_kind */
 	bool unwrapped;	    /* another node's second header was around it: the frame is from that node, or its router */
+	__u8 turn;	    /* as of a flow that begins with this packet */
 };
 
 #define data_of(skb) ((void *)(long)(skb)->data)

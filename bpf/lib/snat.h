@@ -43,6 +43,7 @@ static __always_inline int claim_port(struct __sk_buff *skb, const struct packet
 	if (!back)
 		return -DROP_FLOW_TABLE;
 	f->seen_ns = now;
+	f->turn = p->turn;
 	mirror(back, f, &p->tuple);
 #pragma clang loop unroll(disable)
 	for (int tried = 0; ports && tried < PORTS_TRIED; tried++) {

@@ -12,13 +12,20 @@ static __always_inline void count(struct flow *f, const struct packet *p)
 	f->bytes += p->l4 + p->l4_length;
 }
 
+/* The backend of a flow that `key` found. */
+static __always_inline void backend_of(struct backend *backend, const struct flow *f, const struct tuple *key)
+{
+	bool back = f->flags & FLOW_REPLY;
+	backend->address = back ? key->source : f->to.destination;
+	backend->port = back ? key->source_port : f->to.destination_port;
+}
+
 /* Move what a flow counted, that `key` found, to `usage`, and a connection with it. `other` is its other direction, or
  * NULL. */
 static __always_inline void flush(struct flow *f, struct flow *other, const struct tuple *key, bool connection)
 {
 	struct usage more = { .connections = connection, .packets = f->packets, .bytes = f->bytes };
 	struct member member = { .set = f->service };
-	bool back = f->flags & FLOW_REPLY;
 	if (!f->service || (f->flags & FLOW_DIRECT)) /* the backend's node sees both directions, and counts them */
 		return;
 	if (other) {
@@ -31,8 +38,7 @@ static __always_inline void flush(struct flow *f, struct flow *other, const stru
 		return;
 	f->packets = 0;
 	f->bytes = 0;
-	member.backend.address = back ? key->source : f->to.destination;
-	member.backend.port = back ? key->source_port : f->to.destination_port;
+	backend_of(&member.backend, f, key);
 	struct usage *sum = usage.lookup(&member);
 	if (!sum) {
 		usage.update(&member, &more);

@@ -43,7 +43,7 @@ class Tuple(Record):
 class Flow(Record):
     """Value of ``flows``."""
 
-    layout: ClassVar[struct.Struct] = struct.Struct("40sQQQI6sHI6sHBBBxI")
+    layout: ClassVar[struct.Struct] = struct.Struct("40sQQQI6sHI6sHBBBBI")
     to: Tuple
     seen_ns: int
     service: int
@@ -53,20 +53,21 @@ class Flow(Record):
     state: FlowState
     flags: FlowFlag
     tcp_flags: int
+    turn: int = 0
     packets: int = 0
 
     def pack(self) -> builtins.bytes:
         """Return the 96 bytes of the value."""
         head = (self.to.pack(), self.seen_ns, self.service, self.bytes)
-        tail = (self.state, self.flags, self.tcp_flags, self.packets)
+        tail = (self.state, self.flags, self.tcp_flags, self.turn, self.packets)
         return self.layout.pack(*head, *self.from_, *self.deliver, *tail)
 
     @classmethod
     def unpack(cls, raw: builtins.bytes) -> Self:
         """Read a value; raises ``struct.error`` on another size."""
-        to, seen, service, size, *w, state, flags, tcp, packets = cls.layout.unpack(raw)
+        to, seen, service, size, *w, state, flags, tcp, turn, packets = cls.layout.unpack(raw)
         wires = (Wire(*w[:3]), Wire(*w[3:]))
-        return cls(Tuple.unpack(to), seen, service, size, *wires, FlowState(state), FlowFlag(flags), tcp, packets)
+        return cls(Tuple.unpack(to), seen, service, size, *wires, FlowState(state), FlowFlag(flags), tcp, turn, packets)
 
 
 @dataclass(frozen=True, slots=True)

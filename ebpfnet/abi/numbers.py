@@ -74,6 +74,13 @@ class FlowFlag(enum.IntFlag):
     DIRECT = 32
 
 
+class Departure(enum.IntEnum):
+    """How a backend left its service (value of ``departed``)."""
+
+    UNFIT = 1
+    GONE = 2
+
+
 class Hook(enum.IntEnum):
     """The programs' places."""
 

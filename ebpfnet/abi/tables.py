@@ -63,6 +63,8 @@ TABLES: dict[str, TableSpec] = {
         TableSpec("usage", MapType.LRU_PERCPU_HASH, Member.size(), Usage.size(), 65_536),
         TableSpec("pods", MapType.HASH, 16, Pod.size(), 4_096, BPF_F_NO_PREALLOC),
         TableSpec("flows", MapType.LRU_HASH, Tuple.size(), Flow.size(), 262_144),
+        TableSpec("departed", MapType.HASH, Member.size(), 4, 16_384, BPF_F_NO_PREALLOC),
+        TableSpec("turn", MapType.ARRAY, 4, 4, 1),
         TableSpec("scratch", MapType.PERCPU_ARRAY, 4, Flow.size(), 2),
         TableSpec("fragments", MapType.LRU_HASH, Fragment.size(), Ports.size(), 8_192),
         TableSpec("namespaces", MapType.LRU_HASH, Netns.size(), 16, 16_384),

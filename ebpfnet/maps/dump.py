@@ -176,7 +176,7 @@ def _row(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
     match name:
         case "services":
             return _frontend(key, abi.Service.unpack(value), names)
-        case "sets" | "slots" | "members" | "affinity" | "usage":
+        case "sets" | "slots" | "members" | "affinity" | "usage" | "departed":
             return _of_set(name, key, value, names)
         case "ranges":
             each = abi.Range.unpack(key)
@@ -251,7 +251,12 @@ def _of_set(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> st
         case _:
             backend = abi.Member.unpack(key).backend
             where = f"{label} {host_port(backend.address, backend.port)}"
-            return where if name == "members" else f"{where} {_usage(value)}"
+            match name:
+                case "members":
+                    return where
+                case "departed":
+                    return f"{where} {abi.Departure(int.from_bytes(value, 'little')).name}"
+            return f"{where} {_usage(value)}"
 
 
 def _usage(value: bytes) -> str:

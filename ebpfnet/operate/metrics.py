@@ -202,6 +202,8 @@ def _of_snapshot(now: Snapshot) -> Iterator[Metric]:
         yield _gauge("ebpfnet_conntrack_entries", "Flow entries, at the last sweep.", (), [((), flows.entries)])
         yield _counter("ebpfnet_conntrack_sweeps", "Sweeps of the flow table.", (), [((), flows.sweeps)])
         yield _counter("ebpfnet_conntrack_swept_entries", "Flow entries swept away.", (), [((), flows.removed)])
+        text = "Flow entries that sweeps marked for the end of their connections: their backends are gone."
+        yield _counter("ebpfnet_conntrack_ended_entries", text, (), [((), flows.ended)])
         took = "ebpfnet_conntrack_sweep_duration_seconds"
         yield _gauge(took, "How long the last sweep took.", (), [((), flows.duration_s)])
     lag = [((each.resource,), each.lag_s) for each in now.watches if each.lag_s is not None]

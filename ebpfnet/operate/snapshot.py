@@ -42,6 +42,8 @@ class Conntrack(NamedTuple):
     sweeps: int
     removed: int
     duration_s: float
+    ended: int = 0
+    """Entries marked, so that the next packet ends their connections."""
 
 
 class Watch(NamedTuple):

@@ -29,6 +29,7 @@ from ebpfnet.model.facts import (
     Upsert,
 )
 from ebpfnet.model.host import Host
+from ebpfnet.reconcile.departures import Departures
 from ebpfnet.reconcile.routes import Fate
 from ebpfnet.reconcile.units import ALL, PODS
 from ebpfnet.reconcile.writing import Writing
@@ -146,6 +147,8 @@ class Reconciler(Writing):
         """Take a slice in, and write its difference at once: nothing else of its sets is looked at."""
         for fed in self._services.feed(ref, made):
             self._routes.turns += fed.loses
+            if self.synced:
+                self._services.departures.note(self._services.fed_by(fed.group), fed.before, fed.now)
             for set_id in self._services.fed_by(fed.group) if self.synced else ():
                 if set_id in self._dirty:
                     continue
@@ -219,6 +222,11 @@ class Reconciler(Writing):
     def turns(self) -> int:
         """Counts what may leave flows astray: backends that go, frontends that come or go. Who follows it sweeps."""
         return self._routes.turns + self._services.writer.turns + self._services.frontends.turns
+
+    @property
+    def departures(self) -> Departures:
+        """Backends that left, for who announces them: not done here, for what is told hangs on the order of changes."""
+        return self._services.departures
 
     def is_frontend(self, frontend: bytes) -> bool:
         """Say whether packets to a packed ``Frontend`` are translated."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
 from ebpfnet.abi import Mark
 from ebpfnet.reconcile.backlog import Backlog
 from ebpfnet.reconcile.diff import find
 from ebpfnet.reconcile.frontends import sets_of
-from ebpfnet.reconcile.services import ServiceTables
+
+if TYPE_CHECKING:
+    from ebpfnet.reconcile.services import ServiceTables
 
 SET_SIZE = 8  # bytes of an id
 

@@ -17,6 +17,7 @@ from ebpfnet.model.cluster import Cluster
 from ebpfnet.model.facts import Problem, Ref
 from ebpfnet.model.host import Host
 from ebpfnet.reconcile import readback
+from ebpfnet.reconcile.departures import Departures
 from ebpfnet.reconcile.diff import find, records, run_diff
 from ebpfnet.reconcile.frontends import Frontends, sets_of
 from ebpfnet.reconcile.groups import Fed, Groups, Made, without
@@ -36,6 +37,7 @@ class ServiceTables:
         self.groups = Groups(node)
         self.frontends = Frontends(tables["services"], node, self._is_ready)
         self.ranges = Keyed(tables["ranges"])
+        self.departures = Departures()
         self.problems: dict[Ref, list[Problem]] = {}
         self.told = 0  # counts the changes of problems
         self._tables = tables
@@ -237,6 +239,7 @@ class ServiceTables:
             return
         self.writer.create(fresh)
         self._live.update((each.id, each) for each in fresh)
+        self.departures.come(each.id for each in fresh)
         labels = b"".join([abi.pack_name(each.label or "") for each in fresh])
         self._names.put_batch(b"".join([set_key(each.id) for each in fresh]), labels)
 
@@ -277,6 +280,7 @@ class ServiceTables:
         if live is not None:
             self.writer.remove(live)
             del self._live[set_id]
+            self.departures.leave(set_id)
         self._names.delete(set_key(set_id))
         self._leaving.discard(set_id)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,3 +109,24 @@ def test_undefined_ports_and_unallocated_addresses(crowd: Lab, family: int):
                 call(place, address, 81)
     with pytest.raises(TimeoutError):
         client.tcp(crowd.pod("m-asker"), "fd00:10:96::1:99" if ipv6 else "10.96.1.99", 80, timeout=SILENCE_S)
+
+
+@pytest.mark.parametrize("client_is", ["pod", "process"])
+def test_each_answer_comes_from_whom_one_port_asked(crowd: Lab, family: int, client_is: str):
+    """Both may lead to one process of node-a's: its NodePort there, and the cluster IP at the client's node."""
+    ipv6 = family == client.family("::")
+    place, port = (
+        crowd.pod("m-remote") if client_is == "pod" else crowd.node("node-b"),
+        matrix.node_port("hosts", "UDP"),
+    )
+    services = [
+        (matrix.addresses("hosts", "NodePort", ipv6), port),
+        (matrix.addresses("hosts", "ClusterIP", ipv6), matrix.PORTS["UDP"]),
+    ]
+    for _ in range(ATTEMPTS // 2):  # 1 in 4 goes to that process both times
+        with place.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.settimeout(PATIENCE)
+            for asked in services:
+                asking.sendto(b"who\n", asked)
+                _, answered_by = asking.recvfrom(65535)
+                assert answered_by[:2] == asked

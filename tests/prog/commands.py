@@ -87,8 +87,8 @@ def _visitor(tables: dict[str, kernel.KernelTable], now: int) -> None:
     to = abi.Tuple(packed("192.168.0.1"), packed("10.0.1.1"), 1500, 8080, TCP)
     state, flags = abi.FlowState.ESTABLISHED, abi.FlowFlag.NAT
     none = abi.Wire(0, bytes(6))
-    forward = abi.Flow(to, now, identity, 300, none, none, state, flags | abi.FlowFlag.GONE, 2, 3)
-    back = abi.Flow(key.reverse(), now, identity, 200, none, none, state, flags | abi.FlowFlag.REPLY, 2, 2)
+    forward = abi.Flow(to, now, identity, 300, none, none, state, flags | abi.FlowFlag.GONE, 2, packets=3)
+    back = abi.Flow(key.reverse(), now, identity, 200, none, none, state, flags | abi.FlowFlag.REPLY, 2, packets=2)
     tables["flows"].put(key.pack(), forward.pack())
     tables["flows"].put(to.reverse().pack(), back.pack())
     each_cpu = tables["usage"].value_size // abi.Usage.size()

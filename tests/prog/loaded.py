@@ -121,6 +121,7 @@ class Datapath:
             "pods",
             "namespaces",
             "sockets",
+            "departed",
         ):
             table = self.tables[name]
             table.delete_batch([key for key, _ in table.items()])

@@ -15,7 +15,7 @@ from ebpfnet.abi import FlowFlag, Outcome
 from tests import packets
 from tests.packets import BOB_IFINDEX, BOB_MAC, CLIENT_PORT, POD_PORT, SERVICE_PORT
 from tests.prog.serving import TRANSPORTS, ends_of
-from tests.prog.uplink import LOOPBACK, NODE_PORT, Uplink
+from tests.prog.uplink import NODE_PORT, Uplink
 
 PORT = 9090
 HOUR = 3600 * 10**9
@@ -93,27 +93,6 @@ def test_a_pod_of_another_plugin(uplink: Uplink, transport: tuple[int, Build]) -
         assert run("from_pod_beside", sent, BOB_IFINDEX).raw == bytes(sent)
         back = ends_of(run("to_network_beside", sent, BOB_IFINDEX, device=77))
         assert back == (asked[0], ends.outside, asked[1], CLIENT_PORT)
-
-
-@pytest.mark.parametrize("where", ["elsewhere", "here"])
-def test_processes_of_this_node_as_clients(uplink: Uplink, transport: tuple[int, Build], where: str) -> None:
-    number, build = transport
-    backend = uplink.ends.carol if where == "elsewhere" else uplink.node
-    program = "to_network" if where == "elsewhere" else "from_host"
-    uplink.serve(backend, PORT, number)
-    target, port = (uplink.ends.service, SERVICE_PORT) if where == "elsewhere" else (uplink.node, NODE_PORT)
-    uplink.go(build(dport=port), target, program=program)
-    direct = ends_of(uplink.go(build(dport=PORT), backend, program=program))
-    assert (direct.destination, direct.destination_port) == (backend, PORT)
-    assert direct.source_port != CLIENT_PORT
-    for dport, asked in ((CLIENT_PORT, (target, port)), (direct.source_port, (backend, PORT))):
-        sent = answer(transport, PORT, dport)
-        if where == "elsewhere":
-            got = uplink.come(sent, source=backend)
-        else:
-            got = uplink.go(sent, uplink.node, program="from_host")
-            assert got.ifindex == LOOPBACK
-        assert ends_of(got) == (asked[0], uplink.node, asked[1], CLIENT_PORT)
 
 
 def test_answers_to_a_process_are_no_question(uplink: Uplink) -> None:

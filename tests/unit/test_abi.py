@@ -56,6 +56,7 @@ ENUMS: dict[str, type[enum.IntEnum | enum.IntFlag]] = {
     "MARK_": abi.Mark,
     "SET_": abi.SetFlag,
     "BLOCK_": abi.BlockKind,
+    "DEPARTED_": abi.Departure,
 }
 
 
