@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 2
+#define LAYOUT_VERSION 3
 
 /* A flow that is idle for so long is over. The datapath does not use it any more, the agent sweeps it. */
 #define TIMEOUT_TCP_NEW_S 60
@@ -143,7 +143,8 @@ struct wire {
 struct pod {
 	struct wire wire;
 	__u32 pad;
-	__u64 id; /* hash of NAMESPACE/NAME; key of `names` */
+	__u64 id;    /* hash of NAMESPACE/NAME; key of `names` */
+	__u64 group; /* what policies say of it: with whom it shares all of them; 0: no policy selects it */
 };
 
 /* One direction of one connection. ICMP echo: both ports are the identifier. Key of `flows`. */
@@ -181,11 +182,15 @@ struct flow {
 	__u64 bytes;	  /* of this direction, not yet added to `usage` */
 	struct wire from; /* where packets of this direction must come in */
 	struct wire deliver;
-	__u8 state;	/* enum flow_state */
-	__u8 flags;	/* enum flow_flag */
-	__u8 tcp_flags; /* union of TCP flags seen in this direction */
-	__u8 turn;	/* low bits of the `turn` in which `departed` was asked last */
-	__u32 packets;	/* like bytes */
+	__u8 state;	  /* enum flow_state */
+	__u8 flags;	  /* enum flow_flag */
+	__u8 tcp_flags;	  /* union of TCP flags seen in this direction */
+	__u8 turn;	  /* low bits of the `turn` in which `departed` was asked last */
+	__u32 packets;	  /* like bytes */
+	__u32 generation; /* what generation_of() said before it was judged last */
+	__u32 pad2;
+	__u64 egress_rule;  /* id of what lets its client's node send it; 0: nothing was asked */
+	__u64 ingress_rule; /* id of what lets its server's node take it; the same in both entries */
 };
 
 /* Value of `departed`, keyed by struct member: backends that left since the agent last looked at all flows; with an
@@ -194,6 +199,60 @@ enum departure {
 	DEPARTED_UNFIT = 1, /* does not serve any more: datagrams, and what nobody has answered, choose anew */
 	DEPARTED_GONE = 2,  /* in no slice any more: what is established ends, too */
 };
+
+enum direction {
+	DIRECTION_INGRESS = 0,
+	DIRECTION_EGRESS = 1,
+};
+
+enum verdict {
+	VERDICT_DENY = 0,
+	VERDICT_ALLOW = 1,
+	VERDICT_AUDIT = 2, /* passes; a policy that is only audited would drop it */
+};
+
+enum rule_flag {
+	RULE_GRACEFUL = 1, /* of a deny: connections that are known are left alone */
+};
+
+/* Key of `rules`: what pods of a group may have to do with peers of a class. Class 0 is everybody who has no entry of
+ * his own here; every group has that entry for both directions, so a group without one is a mistake: drop. */
+struct rule_key {
+	__u64 group;
+	__u32 peers;	/* class: value of `peers` or `peer_blocks` */
+	__u8 direction; /* enum direction, from the pod's side */
+	__u8 pad[3];
+};
+
+/* Value of `rules`: for every port and protocol (ICMP too), unless `ports` knows better. Value of `rule_ports`: there
+ * `ports` and `lengths` are 0. */
+struct rule {
+	__u64 id;      /* of what decided; key of `names` and `rule_hits` */
+	__u64 ports;   /* which entries of `rule_ports` are meant; 0: none */
+	__u32 lengths; /* bit n: some of them are prefixes of n bits (0..16) */
+	__u8 verdict;  /* enum verdict */
+	__u8 flags;    /* enum rule_flag */
+	__u16 pad;
+};
+
+/* Key of `rule_ports`: a range of ports of one protocol, as the prefix of a port number. The ranges of one `ports` do not
+ * overlap, and never change: what is different has another number. */
+struct port_range {
+	__u64 ports;
+	__be16 port;   /* bits beyond the prefix are 0 */
+	__u8 length;   /* bits of the prefix; 0: every port */
+	__u8 protocol; /* IPPROTO_* */
+	__u32 pad;
+};
+
+/* Value of `rule_hits` (per CPU), keyed by a __u64 rule id: connections, or packets without one, that it decided. */
+struct hits {
+	__u64 allowed;
+	__u64 denied;
+	__u64 audited;
+};
+
+#define GENERATIONS 1024 /* `generations`: of a pod's verdicts; slot = ifindex % GENERATIONS, pods may share one */
 
 /* Key of `fragments`; the value is struct ports of the first fragment. */
 struct fragment {
@@ -276,6 +335,10 @@ enum drop_reason {
 	DROP_TIME_EXCEEDED = 22,	/* the time to live ends here (the packet is rejected) */
 	DROP_TOO_BIG = 23,		/* for the path to the backend or client (the packet is rejected) */
 	DROP_NO_ROUTE = 24,		/* no plain route leads to the backend's node */
+	DROP_POLICY_EGRESS = 26, /* a policy of the sender's, or being isolated by some without a rule that allows it */
+	DROP_POLICY_INGRESS = 27, /* the same of the receiver's */
+	DROP_NO_RULES = 28,	  /* the pod's group has no rules: a bug, or a full table; never let through */
+	DROP_AUDITED = 29,	  /* not dropped: an audited policy would have */
 	DROP_MAX = 32,
 };
 
@@ -304,6 +367,7 @@ struct drop_sample {
 	__u8 hook;    /* enum hook */
 	__u8 reason;  /* enum drop_reason */
 	__u8 pad[6];
+	__u64 rule; /* id of what decided, for a policy's drop; else 0 */
 };
 
 #endif

@@ -32,6 +32,7 @@ static __always_inline void sample_drop(struct __sk_buff *skb, __u32 hook, __u32
 	sample->length = skb->len;
 	sample->hook = hook;
 	sample->reason = reason;
+	sample->rule = 0;
 	sample->sequence = number;
 }
 

@@ -43,7 +43,7 @@ class Tuple(Record):
 class Flow(Record):
     """Value of ``flows``."""
 
-    layout: ClassVar[struct.Struct] = struct.Struct("40sQQQI6sHI6sHBBBBI")
+    layout: ClassVar[struct.Struct] = struct.Struct("40sQQQI6sHI6sHBBBBII4xQQ")
     to: Tuple
     seen_ns: int
     service: int
@@ -55,19 +55,24 @@ class Flow(Record):
     tcp_flags: int
     turn: int = 0
     packets: int = 0
+    generation: int = 0
+    egress_rule: int = 0
+    ingress_rule: int = 0
 
     def pack(self) -> builtins.bytes:
-        """Return the 96 bytes of the value."""
+        """Return the 120 bytes of the value."""
         head = (self.to.pack(), self.seen_ns, self.service, self.bytes)
         tail = (self.state, self.flags, self.tcp_flags, self.turn, self.packets)
-        return self.layout.pack(*head, *self.from_, *self.deliver, *tail)
+        judged = (self.generation, self.egress_rule, self.ingress_rule)
+        return self.layout.pack(*head, *self.from_, *self.deliver, *tail, *judged)
 
     @classmethod
     def unpack(cls, raw: builtins.bytes) -> Self:
         """Read a value; raises ``struct.error`` on another size."""
-        to, seen, service, size, *w, state, flags, tcp, turn, packets = cls.layout.unpack(raw)
+        to, seen, service, size, *w, state, flags, tcp, turn, packets, generation, out, into = cls.layout.unpack(raw)
+        life = (FlowState(state), FlowFlag(flags), tcp, turn, packets)
         wires = (Wire(*w[:3]), Wire(*w[3:]))
-        return cls(Tuple.unpack(to), seen, service, size, *wires, FlowState(state), FlowFlag(flags), tcp, turn, packets)
+        return cls(Tuple.unpack(to), seen, service, size, *wires, *life, generation, out, into)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,7 @@ class Counter(Record):
 class DropSample(Record):
     """Value of ``drop_samples``."""
 
-    layout: ClassVar[struct.Struct] = struct.Struct("QQ40sIIBB6x")
+    layout: ClassVar[struct.Struct] = struct.Struct("QQ40sIIBB6xQ")
     sequence: int
     seen_ns: int
     tuple: Tuple
@@ -140,14 +145,15 @@ class DropSample(Record):
     length: int
     hook: Hook
     reason: DropReason
+    rule: int = 0
 
     def pack(self) -> bytes:
-        """Return the 72 bytes of the value."""
+        """Return the 80 bytes of the value."""
         head = (self.sequence, self.seen_ns, self.tuple.pack(), self.ifindex, self.length)
-        return self.layout.pack(*head, self.hook, self.reason)
+        return self.layout.pack(*head, self.hook, self.reason, self.rule)
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
         """Read a value; raises ``struct.error`` on another size."""
-        sequence, seen, key, ifindex, length, hook, reason = cls.layout.unpack(raw)
-        return cls(sequence, seen, Tuple.unpack(key), ifindex, length, Hook(hook), DropReason(reason))
+        sequence, seen, key, ifindex, length, hook, reason, rule = cls.layout.unpack(raw)
+        return cls(sequence, seen, Tuple.unpack(key), ifindex, length, Hook(hook), DropReason(reason), rule)

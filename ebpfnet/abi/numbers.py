@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 DROP_SAMPLES = 1024
+GENERATIONS = 1024
 NAME_SIZE = 384
 TIMEOUT_TCP_NEW_S = 60
 TIMEOUT_TCP_ESTABLISHED_S = 21600
@@ -81,6 +82,27 @@ class Departure(enum.IntEnum):
     GONE = 2
 
 
+class Direction(enum.IntEnum):
+    """Of a policy: what a pod receives, or what it sends."""
+
+    INGRESS = 0
+    EGRESS = 1
+
+
+class Verdict(enum.IntEnum):
+    """What a rule says; ``AUDIT`` passes, and is counted."""
+
+    DENY = 0
+    ALLOW = 1
+    AUDIT = 2
+
+
+class RuleFlag(enum.IntFlag):
+    """Properties of a rule."""
+
+    GRACEFUL = 1
+
+
 class Hook(enum.IntEnum):
     """The programs' places."""
 
@@ -129,6 +151,10 @@ class DropReason(enum.IntEnum):
     TIME_EXCEEDED = 22
     TOO_BIG = 23
     NO_ROUTE = 24
+    POLICY_EGRESS = 26
+    POLICY_INGRESS = 27
+    NO_RULES = 28
+    AUDITED = 29
 
 
 DROP_MAX = 32

@@ -169,15 +169,16 @@ class Wire(NamedTuple):
 class Pod(Record):
     """Value of ``pods``."""
 
-    layout: ClassVar[struct.Struct] = struct.Struct("I6sH4xQ")
+    layout: ClassVar[struct.Struct] = struct.Struct("I6sH4xQQ")
     wire: Wire
     id: int
+    group: int = 0
 
     def pack(self) -> bytes:
-        """Return the 24 bytes of the value."""
-        return self.layout.pack(*self.wire, self.id)
+        """Return the 32 bytes of the value."""
+        return self.layout.pack(*self.wire, self.id, self.group)
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
         """Read a value; raises ``struct.error`` on another size."""
-        return cls(Wire(*(fields := cls.layout.unpack(raw))[:3]), fields[3])
+        return cls(Wire(*(fields := cls.layout.unpack(raw))[:3]), *fields[3:])

@@ -6,7 +6,8 @@ import enum
 from typing import NamedTuple
 
 from ebpfnet.abi.flows import Counter, DropSample, Flow, Fragment, Ports, Tuple, Usage
-from ebpfnet.abi.numbers import DROP_MAX, DROP_SAMPLES, NAME_SIZE, Hook, Outcome
+from ebpfnet.abi.numbers import DROP_MAX, DROP_SAMPLES, GENERATIONS, NAME_SIZE, Hook, Outcome
+from ebpfnet.abi.policies import Hits, PortRange, Rule, RuleKey
 from ebpfnet.abi.services import (
     Affinity,
     Backend,
@@ -70,6 +71,12 @@ TABLES: dict[str, TableSpec] = {
         TableSpec("namespaces", MapType.LRU_HASH, Netns.size(), 16, 16_384),
         TableSpec("sockets", MapType.LRU_HASH, 8, Socket.size(), 65_536),
         TableSpec("names", MapType.HASH, 8, NAME_SIZE, 131_072, BPF_F_NO_PREALLOC),
+        TableSpec("peers", MapType.HASH, 16, 4, 524_288, BPF_F_NO_PREALLOC),
+        TableSpec("peer_blocks", MapType.LPM_TRIE, Block.size(), 4, 65_536, BPF_F_NO_PREALLOC),
+        TableSpec("rules", MapType.HASH, RuleKey.size(), Rule.size(), 262_144, BPF_F_NO_PREALLOC),
+        TableSpec("rule_ports", MapType.HASH, PortRange.size(), Rule.size(), 262_144, BPF_F_NO_PREALLOC),
+        TableSpec("rule_hits", MapType.LRU_PERCPU_HASH, 8, Hits.size(), 65_536),
+        TableSpec("generations", MapType.ARRAY, 4, 4, GENERATIONS),
         TableSpec("forwards", MapType.PERCPU_ARRAY, 4, Counter.size(), len(Hook) * len(Outcome)),
         TableSpec("drops", MapType.PERCPU_ARRAY, 4, Counter.size(), len(Hook) * DROP_MAX),
         TableSpec("drop_samples", MapType.ARRAY, 4, DropSample.size(), DROP_SAMPLES),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ebpfnet.model.demand import Demand
 from ebpfnet.model.facts import (
+    ClusterNetworkPolicy,
     IPAddress,
     IPNetwork,
     Kind,
@@ -15,6 +16,7 @@ from ebpfnet.model.facts import (
     Node,
     Peer,
     Pod,
+    Policy,
     Ref,
     Service,
     ServiceCIDR,
@@ -35,6 +37,7 @@ class Cluster:
         self.nodes: dict[Ref, Node] = {}
         self.namespaces: dict[Ref, Namespace] = {}
         self.policies: dict[Ref, NetworkPolicy] = {}
+        self.cluster_policies: dict[Ref, ClusterNetworkPolicy] = {}
         self.peers = Peers()
         self.peers_known = True
         """Whether ``peers`` and ``namespaces`` are all there are. While they are not, nothing follows from one that is
@@ -89,7 +92,7 @@ class Cluster:
         self._demand.drop(ref)
         return self.pods.pop(ref, None) is not None
 
-    def note(self, fact: Node | Namespace | Peer | NetworkPolicy | ServiceCIDR) -> None:
+    def note(self, fact: Node | Namespace | Peer | Policy | ServiceCIDR) -> None:
         """Take in what no table of this node follows from by itself."""
         match fact:
             case Peer():
@@ -97,6 +100,8 @@ class Cluster:
             case NetworkPolicy():
                 self.policies[fact.ref] = fact
                 self._demand.set(fact)
+            case ClusterNetworkPolicy():
+                self.cluster_policies[fact.ref] = fact
             case Node():
                 self.nodes[fact.ref] = fact
             case Namespace():
@@ -112,6 +117,8 @@ class Cluster:
             case Kind.NETWORK_POLICY:
                 self.policies.pop(ref, None)
                 self._demand.drop(ref)
+            case Kind.CLUSTER_NETWORK_POLICY:
+                self.cluster_policies.pop(ref, None)
             case Kind.NODE:
                 self.nodes.pop(ref, None)
             case Kind.NAMESPACE:

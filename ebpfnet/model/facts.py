@@ -26,6 +26,7 @@ class Kind(enum.StrEnum):
     SERVICE = "Service"
     ENDPOINT_SLICE = "EndpointSlice"
     NETWORK_POLICY = "NetworkPolicy"
+    CLUSTER_NETWORK_POLICY = "ClusterNetworkPolicy"
     SERVICE_CIDR = "ServiceCIDR"
     PEER = "Peer"
     """A pod of another node, as a policy's peer: apart from ours, so that one that moves can't be lost between two."""
@@ -68,7 +69,7 @@ class Problem:
 class Node:
     """A node: its own addresses and the blocks its pods get their addresses from. ``leaving``: about to be removed.
 
-    ``zone`` is empty where nobody says (label ``topology.kubernetes.io/zone``).
+    ``labels`` matter to policies only. ``zone`` is empty where nobody says (label ``topology.kubernetes.io/zone``).
     """
 
     ref: Ref
@@ -76,6 +77,7 @@ class Node:
     pod_cidrs: tuple[IPNetwork, ...]
     leaving: bool = False
     zone: str = ""
+    labels: Labels = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +115,13 @@ class Peer:
     """A pod of another node, as far as a policy can mean it; ``addresses`` are 16 bytes each (IPv4 mapped).
 
     None while the pod has none, when it is over, and in the host's network: those addresses are the node's.
+    ``ports`` are those that have a name, sorted, each once.
     """
 
     ref: Ref
     labels: Labels
     addresses: bytes
+    ports: tuple[PodPort, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +243,17 @@ class NetworkPolicy:
     """A policy for the pods of its namespace that ``pods`` selects.
 
     ``ingress`` and ``egress`` are the rules of a direction: () allows nothing, None says nothing about it.
+    ``audited``: what it would drop is only counted. ``graceful``: connections that it does not allow any more are left
+    alone (None: as the agent's flag says). ``refused``: it can't be obeyed; the pods that it selects are isolated.
     """
 
     ref: Ref
     pods: Selector
     ingress: tuple[PolicyRule, ...] | None = None
     egress: tuple[PolicyRule, ...] | None = None
+    audited: bool = False
+    graceful: bool | None = None
+    refused: bool = False
 
     @property
     def has_pod_peers(self) -> bool:
@@ -253,7 +262,65 @@ class NetworkPolicy:
         return any(isinstance(peer, PodPeer) for rule in rules for peer in rule.peers)
 
 
-Fact = Node | Namespace | Pod | Peer | Service | ServiceCIDR | EndpointSlice | NetworkPolicy
+class Tier(enum.IntEnum):
+    """Before or after NetworkPolicy (KEP-2091)."""
+
+    ADMIN = 0
+    BASELINE = 1
+
+
+class Action(enum.IntEnum):
+    """What a rule of a cluster's policy does; ``PASS`` leaves it to the next tier."""
+
+    ACCEPT = 0
+    DENY = 1
+    PASS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class NodePeer:
+    """Nodes by their labels: the addresses of their hosts, and of pods in the hosts' networks."""
+
+    nodes: Selector
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRule:
+    """A rule of a cluster's policy; of ``peers`` and ``ports`` none means all, as in ``PolicyRule``."""
+
+    name: str
+    action: Action
+    peers: tuple[PodPeer | IPBlock | NodePeer, ...] = ()
+    ports: tuple[PolicyPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNetworkPolicy:
+    """A policy of the cluster's administrator: the first rule that fits decides, by priority, then name.
+
+    Its subjects are the pods that ``pods`` selects in the namespaces that ``namespaces`` selects. Every ``PodPeer``
+    says which namespaces it means. ``refused``: it can't be obeyed; its one rule of each direction denies everything.
+    """
+
+    ref: Ref
+    tier: Tier
+    priority: int
+    namespaces: Selector
+    pods: Selector
+    ingress: tuple[ClusterRule, ...] = ()
+    egress: tuple[ClusterRule, ...] = ()
+    audited: bool = False
+    graceful: bool | None = None
+    refused: bool = False
+
+    @property
+    def has_pod_peers(self) -> bool:
+        """Whether other pods must be known to obey it."""
+        return any(isinstance(peer, PodPeer) for rule in (*self.ingress, *self.egress) for peer in rule.peers)
+
+
+Policy = NetworkPolicy | ClusterNetworkPolicy
+Fact = Node | Namespace | Pod | Peer | Service | ServiceCIDR | EndpointSlice | Policy
 
 
 @dataclass(frozen=True, slots=True)

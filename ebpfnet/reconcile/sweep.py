@@ -32,9 +32,9 @@ SECOND = 1_000_000_000
 BATCH = 64  # entries that are looked at again while the guard is held: a few milliseconds
 SIZE = abi.Tuple.size()
 _KEY = struct.Struct("16s20xB3x")  # source, protocol
-_VALUE = struct.Struct("16x16s8xQ16x10s2x10s2xBB6x")  # to.destination, seen_ns, from, deliver, state, flags
+_VALUE = struct.Struct("16x16s8xQ16x10s2x10s2xBB30x")  # to.destination, seen_ns, from, deliver, state, flags
 _DESTINATION = struct.Struct("16x16s2x4s2x")  # of a key: address; port, protocol and padding as in struct frontend
-_ROUTE = struct.Struct("16x16s2x2s12xQ32xBB6x")  # to.destination, its port, service, state, flags
+_ROUTE = struct.Struct("16x16s2x2s12xQ32xBB30x")  # to.destination, its port, service, state, flags
 _FLAGS = 89  # where the flags are in a value
 _PROTOCOL = 2  # where the protocol is in what ``_DESTINATION`` yields second
 assert {_KEY.size, _DESTINATION.size} == {SIZE}

@@ -46,6 +46,10 @@ RECORDS: dict[str, Any] = {
     "socket": abi.Socket,
     "counter": abi.Counter,
     "drop_sample": abi.DropSample,
+    "rule_key": abi.RuleKey,
+    "rule": abi.Rule,
+    "port_range": abi.PortRange,
+    "hits": abi.Hits,
 }
 PARTS = {"address", "wire", "name"}  # inside other records, or plain text
 ENUMS: dict[str, type[enum.IntEnum | enum.IntFlag]] = {
@@ -57,6 +61,9 @@ ENUMS: dict[str, type[enum.IntEnum | enum.IntFlag]] = {
     "SET_": abi.SetFlag,
     "BLOCK_": abi.BlockKind,
     "DEPARTED_": abi.Departure,
+    "DIRECTION_": abi.Direction,
+    "VERDICT_": abi.Verdict,
+    "RULE_": abi.RuleFlag,
 }
 
 
@@ -94,7 +101,7 @@ def test_size_of_a_name(probe: dict[str, int]):
 def test_every_field_of_c_has_one_in_python_and_the_reverse(name: str):
     alias = {"from_": "from"}
     python = [alias.get(each.name, each.name) for each in fields(RECORDS[name])]
-    assert python == [member for member in STRUCTS[name] if member != "pad"]
+    assert python == [member for member in STRUCTS[name] if not member.startswith("pad")]
 
 
 def mark(record: Any, member: str) -> bytes:
