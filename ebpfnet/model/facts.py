@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ebpfnet.model.labels import Labels, Selector
+from ebpfnet.model.labels import NOTHING, Labels, Selector
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -40,7 +41,7 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ref:
-    """Which object: ``namespace`` is empty for Node, Namespace and ServiceCIDR."""
+    """Which object: ``namespace`` is empty for what belongs to the cluster as a whole."""
 
     kind: Kind
     namespace: str
@@ -69,7 +70,8 @@ class Problem:
 class Node:
     """A node: its own addresses and the blocks its pods get their addresses from. ``leaving``: about to be removed.
 
-    ``labels`` matter to policies only. ``zone`` is empty where nobody says (label ``topology.kubernetes.io/zone``).
+    ``labels`` and ``outer``, its addresses outside the cluster, matter to policies only. ``zone`` is empty where nobody
+    says (label ``topology.kubernetes.io/zone``).
     """
 
     ref: Ref
@@ -78,6 +80,7 @@ class Node:
     leaving: bool = False
     zone: str = ""
     labels: Labels = ()
+    outer: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +225,10 @@ class IPBlock:
 
 @dataclass(frozen=True, slots=True)
 class PolicyPort:
-    """Ports ``first`` to ``last`` of a protocol, or with a ``name`` the ports that selected pods call so."""
+    """Ports ``first`` to ``last`` of a protocol, or with a ``name`` the ports that the destination pod calls so.
+
+    A cluster's policy names ports of any protocol: ``protocol`` is 0 then.
+    """
 
     protocol: int
     first: int = 0
@@ -257,9 +263,8 @@ class NetworkPolicy:
 
     @property
     def has_pod_peers(self) -> bool:
-        """Whether other pods must be known to obey it."""
-        rules = (*(self.ingress or ()), *(self.egress or ()))
-        return any(isinstance(peer, PodPeer) for rule in rules for peer in rule.peers)
+        """Whether other pods must be known to obey it: for their addresses, or for what their ports are called."""
+        return _means_pods(self.ingress or (), self.egress or ())
 
 
 class Tier(enum.IntEnum):
@@ -286,7 +291,10 @@ class NodePeer:
 
 @dataclass(frozen=True, slots=True)
 class ClusterRule:
-    """A rule of a cluster's policy; of ``peers`` and ``ports`` none means all, as in ``PolicyRule``."""
+    """A rule of a cluster's policy; of ``peers`` and ``ports`` none means all, as in ``PolicyRule``.
+
+    One that must match nothing has a single peer, pods that ``NOTHING`` selects.
+    """
 
     name: str
     action: Action
@@ -315,8 +323,19 @@ class ClusterNetworkPolicy:
 
     @property
     def has_pod_peers(self) -> bool:
-        """Whether other pods must be known to obey it."""
-        return any(isinstance(peer, PodPeer) for rule in (*self.ingress, *self.egress) for peer in rule.peers)
+        """Whether other pods must be known to obey it: for their addresses, or for what their ports are called."""
+        return _means_pods(self.ingress, self.egress)
+
+    @property
+    def has_node_peers(self) -> bool:
+        """Whether other nodes must be known to obey it."""
+        return any(isinstance(peer, NodePeer) for rule in (*self.ingress, *self.egress) for peer in rule.peers)
+
+
+def _means_pods(ingress: Sequence[PolicyRule | ClusterRule], egress: Sequence[PolicyRule | ClusterRule]) -> bool:
+    peers = (peer for rule in (*ingress, *egress) for peer in rule.peers)
+    named = (port.name for rule in egress for port in rule.ports)
+    return any(isinstance(peer, PodPeer) and peer.pods != NOTHING for peer in peers) or any(named)
 
 
 Policy = NetworkPolicy | ClusterNetworkPolicy

@@ -37,3 +37,5 @@ class Selector(NamedTuple):
 
 
 EVERYTHING = Selector()
+NOTHING = Selector((Requirement("", frozenset()),))
+"""Selects nothing: no value is one of none."""

@@ -38,6 +38,7 @@ API_VERSIONS = {
     Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1",
     Kind.NETWORK_POLICY: "networking.k8s.io/v1",
     Kind.SERVICE_CIDR: "networking.k8s.io/v1",
+    Kind.CLUSTER_NETWORK_POLICY: "policy.networking.k8s.io/v1alpha2",
 }
 _SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 

@@ -1,7 +1,8 @@
 """One Kubernetes object to a fact of the model: defaults applied, everything that can't be used named by field.
 
 ``decode`` never raises on what an object says. An object is refused whole when it makes no sense as one (wrong types,
-no name, an address that is none); an endpoint that can't serve is left out alone.
+no name, an address that is none); an endpoint that can't serve is left out alone. A policy that is refused still is a
+fact, one that isolates (``refused.py``): only one that can't be told from others is none.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 
 import msgspec
 
-from ebpfnet.model.facts import IPNetwork, Kind, Namespace, Node, Problem, Ref, Service, ServiceCIDR
-from ebpfnet.watch import schema, spelling
+from ebpfnet.model.facts import Fact, IPAddress, IPNetwork, Kind, Namespace, Node, Problem, Ref, Service, ServiceCIDR
+from ebpfnet.watch import policy_schema, refused, schema, spelling
+from ebpfnet.watch.cluster_policies import convert_cluster_policy
 from ebpfnet.watch.fields import BadField, Decoded, labels_of, parse_address, parse_network
 from ebpfnet.watch.pods import convert_peer, convert_pod
 from ebpfnet.watch.policies import convert_policy
@@ -23,15 +25,17 @@ from ebpfnet.watch.slices import convert_slice
 from ebpfnet.watch.spelling import misspelt
 from ebpfnet.watch.words import explain
 
-CLUSTER_KINDS = {Kind.NODE, Kind.NAMESPACE, Kind.SERVICE_CIDR}
+CLUSTER_KINDS = {Kind.NODE, Kind.NAMESPACE, Kind.SERVICE_CIDR, Kind.CLUSTER_NETWORK_POLICY}
 NAME_MAX = 253  # RFC 1123 subdomain, the longest name of any kind
 # The others are of the core group, "".
 GROUPS: dict[str, str] = {
     Kind.ENDPOINT_SLICE: "discovery.k8s.io",
     Kind.NETWORK_POLICY: "networking.k8s.io",
     Kind.SERVICE_CIDR: "networking.k8s.io",
+    Kind.CLUSTER_NETWORK_POLICY: "policy.networking.k8s.io",
 }
 LEAVING = "ToBeDeletedByClusterAutoscaler"
+NODE_IPS = {"InternalIP", "ExternalIP"}  # the other addresses of a node are names
 ZONE = "topology.kubernetes.io/zone"
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
@@ -87,12 +91,29 @@ def _convert(kind: Kind, item: Mapping[str, Any]) -> Decoded:
     try:
         found = convert(_named(ref), msgspec.convert(item, struct))
     except msgspec.ValidationError as error:
-        field, reason = explain(str(error))
-        return Decoded(ref, None, (Problem(ref, field, reason),))
+        found = _refusal(ref, item, *explain(str(error)))
     except BadField as error:
-        found = Decoded(ref, None, (Problem(ref, error.field, error.reason),))
-    odd = [Problem(ref, path, f"no such field; did you mean {name}?") for path, name in misspelt(item, struct)]
-    return found._replace(problems=(*found.problems, *odd)) if odd else found
+        found = _refusal(ref, item, error.field, error.reason)
+    odd = {path: Problem(ref, path, f"no such field; did you mean {name}?") for path, name in misspelt(item, struct)}
+    plain = [problem for problem in found.problems if problem.field not in odd]
+    return found._replace(problems=(*plain, *odd.values())) if odd else found
+
+
+def _refusal(ref: Ref, item: Mapping[str, Any], field: str, reason: str) -> Decoded:
+    """Return the problem, and of a policy that has a name what it still does."""
+    problem = Problem(ref, field, reason)
+    close = _CLOSED.get(ref.kind)
+    return Decoded(ref, close(ref, item) if close and _has_name(item) else None, (problem,))
+
+
+def _has_name(item: Mapping[str, Any]) -> bool:
+    meta = item.get("metadata")
+    if not isinstance(meta, Mapping):
+        return False
+    name, namespace = meta.get("name"), meta.get("namespace")
+    if not (isinstance(name, str) and isinstance(namespace, str | None)):
+        return False
+    return _is_name(name) and (not namespace or _is_name(namespace))
 
 
 def decode_bytes(kind: Kind, text: bytes | msgspec.Raw, proxy_name: str = "") -> Decoded:
@@ -126,8 +147,10 @@ def decode_read(kind: Kind, item: Any) -> Decoded:
 
 def _other_kind(item: Mapping[str, Any], kind: str) -> Decoded:
     """Pass over a kind that is none of our business, but not one that is nearly ours."""
-    known = None
-    if _group(item) in spelling.GROUPS and kind not in spelling.KINDS:
+    known, group = None, _group(item)
+    if group == GROUPS[Kind.CLUSTER_NETWORK_POLICY]:  # AdminNetworkPolicy and its like of v1alpha1 are not followed
+        known = str(Kind.CLUSTER_NETWORK_POLICY)
+    elif group in spelling.GROUPS and kind not in spelling.KINDS:
         known = spelling.meant(kind, tuple(_DECODERS))
     if known is None:
         return Decoded(None, None)
@@ -173,11 +196,18 @@ def _is_name(text: str) -> bool:
 
 def _node(ref: Ref, item: schema.NodeObject) -> Decoded:
     spec, status = item.spec or schema.NodeSpec(), item.status or schema.NodeStatus()
-    addresses = tuple(
-        parse_address(address.address, f"status.addresses[{index}].address")
-        for index, address in enumerate(status.addresses or ())
-        if address.type == "InternalIP"
-    )
+    addresses: list[IPAddress] = []
+    outer: list[IPAddress] = []
+    problems: list[Problem] = []
+    for index, address in enumerate(status.addresses or ()):
+        try:
+            if address.type in NODE_IPS:
+                parsed = parse_address(address.address, f"status.addresses[{index}].address")
+                (addresses if address.type == "InternalIP" else outer).append(parsed)
+        except BadField as error:
+            if address.type == "InternalIP":
+                raise
+            problems.append(Problem(ref, error.field, error.reason))
     cidrs = []
     for index, text in enumerate(spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else [])):
         try:
@@ -187,7 +217,9 @@ def _node(ref: Ref, item: schema.NodeObject) -> Decoded:
     # Who is leaving gets no new connections from load balancers (KEP-3836).
     leaving = bool(item.metadata.deletion_timestamp) or any(taint.key == LEAVING for taint in spec.taints or ())
     zone = (item.metadata.labels or {}).get(ZONE, "")
-    return Decoded(ref, Node(ref, addresses, tuple(cidrs), leaving, zone))
+    labels = labels_of(item.metadata)
+    fact = Node(ref, tuple(addresses), tuple(cidrs), leaving, zone, labels, tuple(outer))
+    return Decoded(ref, fact, tuple(problems))
 
 
 def _namespace(ref: Ref, item: schema.NamespaceObject) -> Decoded:
@@ -208,19 +240,19 @@ def _service_cidr(ref: Ref, item: schema.ServiceCIDRObject) -> Decoded:
     return Decoded(ref, ServiceCIDR(ref, tuple(blocks)))
 
 
-def _policy(ref: Ref, item: schema.NetworkPolicyObject) -> Decoded:
-    text = "network policies are not enforced yet: what it forbids is allowed"
-    return Decoded(ref, convert_policy(ref, item.spec or schema.NetworkPolicySpec()), (Problem(ref, "spec", text),))
-
-
 _DECODERS: dict[str, tuple[type, Callable[[Ref, Any], Decoded]]] = {
     Kind.NODE: (schema.NodeObject, _node),
     Kind.NAMESPACE: (schema.NamespaceObject, _namespace),
     Kind.POD: (schema.PodObject, convert_pod),
     Kind.SERVICE: (schema.ServiceObject, convert_service),
     Kind.ENDPOINT_SLICE: (schema.EndpointSliceObject, convert_slice),
-    Kind.NETWORK_POLICY: (schema.NetworkPolicyObject, _policy),
+    Kind.NETWORK_POLICY: (policy_schema.NetworkPolicyObject, convert_policy),
+    Kind.CLUSTER_NETWORK_POLICY: (policy_schema.ClusterNetworkPolicyObject, convert_cluster_policy),
     Kind.SERVICE_CIDR: (schema.ServiceCIDRObject, _service_cidr),
+}
+_CLOSED: dict[str, Callable[[Ref, Mapping[str, Any]], Fact]] = {
+    Kind.NETWORK_POLICY: refused.isolating,
+    Kind.CLUSTER_NETWORK_POLICY: refused.denying,
 }
 BRIEF: dict[str, type] = {Kind.PEER: schema.PeerObject}
 """Kinds of which so little is read that it is best read with the event around it; their metadata names a version."""

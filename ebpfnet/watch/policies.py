@@ -1,40 +1,76 @@
-"""A NetworkPolicy's spec to a fact: the API's defaults, and what the API's validation would refuse, by field.
+"""A NetworkPolicy to its fact: the API's defaults, and what the API's validation would refuse, by field.
 
-Source: ``networking.k8s.io/v1`` types and ``pkg/apis/networking/validation`` of Kubernetes. ``null`` and ``[]`` mean
-the same in every list of it: rules ``[]`` allow nothing, ``from: []`` is everybody.
+What is refused here still isolates (``refused.py``). Source: ``networking.k8s.io/v1`` types and
+``pkg/apis/networking/validation`` of Kubernetes. ``null`` and ``[]`` mean the same in every list of it: rules ``[]``
+allow nothing, ``from: []`` is everybody.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from ebpfnet.model.facts import IPBlock, NetworkPolicy, PodPeer, PolicyPort, PolicyRule, Ref
-from ebpfnet.model.labels import EVERYTHING, Requirement, Selector
-from ebpfnet.watch import schema
-from ebpfnet.watch.fields import BadField, parse_network, parse_port, parse_protocol
+from ebpfnet.model.facts import IPBlock, NetworkPolicy, PodPeer, PolicyPort, PolicyRule, Problem, Ref
+from ebpfnet.model.labels import EVERYTHING, Selector
+from ebpfnet.watch import policy_schema as schema
+from ebpfnet.watch.fields import (
+    OURS,
+    BadField,
+    Decoded,
+    annotation,
+    parse_network,
+    parse_port,
+    parse_protocol,
+    unknown_annotations,
+)
+from ebpfnet.watch.selectors import convert_selector
 
 DIRECTIONS = ("Ingress", "Egress")
+MODE = f"{OURS}policy-mode"
+ESTABLISHED = f"{OURS}established"
+MODES = (None, "enforce", "audit")  # what is given may be anything, also what no set can hold
+ESTABLISHED_MODES = (None, "strict", "graceful")
+PORT_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 Rules = Sequence[schema.NetworkPolicyIngressRule | schema.NetworkPolicyEgressRule]
 
-_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_PREFIX = r"(?=.{1,253}/)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/"
-_KEY = re.compile(f"({_PREFIX})?{_NAME}")
-_VALUE = re.compile(f"({_NAME})?")
-_PORT_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
+
+class Modes(NamedTuple):
+    """What the annotations of a policy of either kind say, and what they say that means nothing."""
+
+    audited: bool
+    graceful: bool | None
+    problems: tuple[Problem, ...]
 
 
-def convert_policy(ref: Ref, spec: schema.NetworkPolicySpec) -> NetworkPolicy:
+def modes_of(ref: Ref, given: Mapping[str, object]) -> Modes:
+    """Read the annotations: a word that is not known is the stricter one."""
+    problems = list(unknown_annotations(ref, given, MODE, ESTABLISHED))
+    mode, established = given.get(MODE), given.get(ESTABLISHED)
+    if mode not in MODES:
+        problems.append(Problem(ref, annotation(MODE), f"{mode!r} is not enforce or audit; it is enforced"))
+    if established not in ESTABLISHED_MODES:
+        text = f"{established!r} is not strict or graceful; connections that it does not allow are dropped"
+        problems.append(Problem(ref, annotation(ESTABLISHED), text))
+    graceful = None if established is None else established == "graceful"
+    return Modes(mode == "audit", graceful, tuple(problems))
+
+
+def convert_policy(ref: Ref, item: schema.NetworkPolicyObject) -> Decoded:
     """Return a policy as a fact; raises ``BadField``."""
+    spec, modes = item.spec or schema.NetworkPolicySpec(), modes_of(ref, item.metadata.annotations or {})
     ingress = _rules(spec.ingress or (), "spec.ingress", "from")
     egress = _rules(spec.egress or (), "spec.egress", "to")
     types = _types(spec)
-    return NetworkPolicy(
+    fact = NetworkPolicy(
         ref,
         _selector(spec.pod_selector, "spec.podSelector") or EVERYTHING,
         ingress if "Ingress" in types else None,
         egress if "Egress" in types else None,
+        modes.audited,
+        modes.graceful,
     )
+    return Decoded(ref, fact, modes.problems)
 
 
 def _types(spec: schema.NetworkPolicySpec) -> Sequence[str]:
@@ -90,51 +126,17 @@ def _port(port: schema.NetworkPolicyPort, field: str) -> PolicyPort:
         raise BadField(f"{field}.endPort", "needs a port that is a number")
     if port.port is None:
         return PolicyPort(protocol)
-    if not _PORT_NAME.fullmatch(port.port):
-        text = "is not a port's name (at most 15 lower-case letters, digits and '-', one letter at least)"
-        raise BadField(f"{field}.port", f"{port.port!r} {text}")
-    return PolicyPort(protocol, 0, 0, port.port)
+    return PolicyPort(protocol, 0, 0, parse_port_name(port.port, f"{field}.port"))
+
+
+def parse_port_name(text: str, field: str) -> str:
+    """Return a port's name (``IsValidPortName`` of apimachinery, RFC 6335 5.1); raises ``BadField``."""
+    if not PORT_NAME.fullmatch(text):
+        reason = "is not a port's name (at most 15 lower-case letters, digits and '-', one letter at least)"
+        raise BadField(field, f"{text!r} {reason}")
+    return text
 
 
 def _selector(given: schema.LabelSelector | None, field: str) -> Selector | None:
-    """Return a selector in one order, so that equal ones are equal; None for none, which is not an empty one."""
-    if given is None:
-        return None
-    wanted = [
-        Requirement(_key(key, f"{field}.matchLabels"), frozenset((_value(value, f"{field}.matchLabels[{key}]"),)))
-        for key, value in (given.match_labels or {}).items()
-    ]
-    wanted += [
-        _requirement(each, f"{field}.matchExpressions[{index}]")
-        for index, each in enumerate(given.match_expressions or ())
-    ]
-    return Selector(tuple(sorted(set(wanted), key=lambda r: (r.key, r.negated, sorted(r.values or ())))))
-
-
-def _requirement(given: schema.LabelRequirement, field: str) -> Requirement:
-    key, values = _key(given.key, f"{field}.key"), given.values or []
-    negated = given.operator in {"NotIn", "DoesNotExist"}
-    match given.operator:
-        case "In" | "NotIn":
-            if not values:
-                raise BadField(f"{field}.values", f"missing, with operator {given.operator}")
-            for index, value in enumerate(values):
-                _value(value, f"{field}.values[{index}]")
-            return Requirement(key, frozenset(values), negated)
-        case "Exists" | "DoesNotExist":
-            if values:
-                raise BadField(f"{field}.values", f"not allowed with operator {given.operator}")
-            return Requirement(key, None, negated)
-    raise BadField(f"{field}.operator", f"{given.operator!r} is not In, NotIn, Exists or DoesNotExist")
-
-
-def _key(text: str, field: str) -> str:
-    if not _KEY.fullmatch(text):
-        raise BadField(field, f"{text!r} is not a label's key")
-    return text
-
-
-def _value(text: str, field: str) -> str:
-    if not _VALUE.fullmatch(text):
-        raise BadField(field, f"{text!r} is not a label's value")
-    return text
+    """Return a selector; None for none, which is not an empty one."""
+    return None if given is None else convert_selector(given, field)

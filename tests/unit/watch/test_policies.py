@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ebpfnet.model.facts import IPBlock, Kind, NetworkPolicy, PodPeer, PolicyPort, PolicyRule
+from ebpfnet.model.facts import IPBlock, Kind, NetworkPolicy, PodPeer, PolicyPort, PolicyRule, Ref
 from ebpfnet.model.labels import EVERYTHING, Requirement, Selector
 from ebpfnet.watch.decode import decode, decode_bytes
 
@@ -40,7 +40,8 @@ def ports(*given: Any) -> tuple[PolicyPort, ...]:
 
 def refusal(**spec: Any) -> str:
     found = decode(manifest(**spec))
-    assert found.fact is None
+    assert isinstance(found.fact, NetworkPolicy)
+    assert found.fact.refused
     [problem] = found.problems
     return f"{problem.field}: {problem.reason}"
 
@@ -167,18 +168,23 @@ def block(cidr: str, *excepts: str) -> dict[str, Any]:
         ({"podSelector": {"matchLabels": {"a.b/k": "x" * 64}}}, "spec.podSelector.matchLabels[a.b/k]: 'xxx"),
         ({"ingress": [{"from": [{"podSelector": {"matchLabels": {"k": 1}}}]}]}, "spec.ingress[0].from[0].podSelector"),
         ({"ingress": [{"from": [{"podSelector": {"matchLabels": {"k/": ""}}}]}]}, "from[0].podSelector.matchLabels:"),
+        ({"ingress": [{"from": [{"serviceSelector": {}}]}]}, "from[0].serviceSelector: there is no such field"),
+        ({"ingress": [{"from": [{"podSelectors": {}}]}]}, "podSelectors: no such field; did you mean podSelector?"),
+        ({"egress": [{"domains": []}]}, "spec.egress[0].domains: there is no such field"),
+        ({"egress": [{"from": []}]}, "spec.egress[0].from: there is no such field"),
+        (port(port=80, name="x"), "spec.egress[0].ports[0].name: there is no such field"),
+        ({"podSelector": {"matchFields": {}}}, "spec.podSelector.matchFields: there is no such field"),
+        ({"applyTo": {}}, "spec.applyTo: there is no such field"),
     ],
 )
 def test_refusals_name_the_field(spec: dict[str, Any], text: str):
     assert text in refusal(**spec)
 
 
-def test_a_policy_is_a_fact_and_is_named_as_not_enforced():
+def test_a_policy_that_makes_sense_is_nothing_to_name():
     found = decode(manifest())
-    assert found.fact == NetworkPolicy(found.fact.ref, EVERYTHING, ()) if found.fact else False
-    assert [str(problem) for problem in found.problems] == [
-        "NetworkPolicy default/p: spec: network policies are not enforced yet: what it forbids is allowed"
-    ]
+    assert isinstance(found.fact, NetworkPolicy)
+    assert (found.fact.ingress, found.fact.refused, found.problems) == ((), False, ())
 
 
 def test_a_policy_without_a_spec_denies_what_comes_to_every_pod():
@@ -196,6 +202,94 @@ def test_bytes_and_mapping_say_the_same():
     assert decode_bytes(Kind.NETWORK_POLICY, json.dumps(item).encode()) == decode(item)
 
 
+IN = {"key": "app", "operator": "In", "values": ["web"]}
+BAD: dict[str, Any] = {"ingress": [{"from": [{}]}]}
+
+
+@pytest.mark.parametrize(
+    ("spec", "want"),
+    [
+        (BAD, (EVERYTHING, (), None)),
+        (BAD | {"podSelector": WEB}, (WEB_ONLY, (), None)),
+        (BAD | {"egress": [{}]}, (EVERYTHING, (), ())),
+        (BAD | {"egress": []}, (EVERYTHING, (), None)),
+        (BAD | {"egress": 7}, (EVERYTHING, (), ())),
+        (BAD | {"policyTypes": ["Egress"]}, (EVERYTHING, None, ())),
+        (BAD | {"policyTypes": ["Ingress"], "egress": [{}]}, (EVERYTHING, (), None)),
+        (BAD | {"policyTypes": []}, (EVERYTHING, (), None)),
+        (BAD | {"policyTypes": ["Egress", "Outgress"]}, (EVERYTHING, (), ())),
+        (BAD | {"policyTypes": "Egress"}, (EVERYTHING, (), ())),
+        (BAD | {"policyTypes": [["Egress"]]}, (EVERYTHING, (), ())),
+        (BAD | {"policyType": ["Egress"], "podSelector": WEB}, (WEB_ONLY, (), ())),
+        ({"podSelector": 7}, (EVERYTHING, (), None)),
+        ({"podSelector": {"matchExpressions": [{**IN, "operator": "Inn"}]}}, (EVERYTHING, (), None)),
+        ({"podSelector": {"matchExpressions": [IN, {"key": "x"}]}}, (WEB_ONLY, (), None)),
+        ({"podSelector": {"matchExpressions": 7, **WEB}}, (WEB_ONLY, (), None)),
+        ({"podSelector": {"matchLabels": {"app": "web", "x": 7}}}, (WEB_ONLY, (), None)),
+    ],
+    ids=str,
+)
+def test_a_refused_policy_isolates_what_it_may_have_meant(spec: dict[str, Any], want: tuple[object, ...]):
+    found = decode(manifest(**spec))
+    assert isinstance(found.fact, NetworkPolicy)
+    assert len(found.problems) == 1
+    assert (found.fact.pods, found.fact.ingress, found.fact.egress) == want
+    assert found.fact.refused
+    assert decode_bytes(Kind.NETWORK_POLICY, json.dumps(manifest(**spec)).encode()) == found
+
+
+@pytest.mark.parametrize("spec", [7, [], "x", {7: 8}])
+def test_a_policy_that_can_not_be_read_at_all_isolates_its_namespace(spec: object):
+    found = decode({**manifest(), "spec": spec}).fact
+    assert found == NetworkPolicy(Ref(Kind.NETWORK_POLICY, "default", "p"), EVERYTHING, (), (), refused=True)
+
+
+@pytest.mark.parametrize(
+    "meta", [None, 7, {}, {"name": 7}, {"name": "P_"}, {"name": "p", "namespace": 7}, {"name": "p", "namespace": "-"}]
+)
+def test_a_policy_that_has_no_name_can_only_be_named(meta: object):
+    found = decode({**manifest(**BAD), "metadata": meta})
+    assert found.fact is None
+    assert found.problems[0].field.startswith("metadata")
+
+
+def test_a_policy_whose_labels_make_no_sense_is_a_policy():
+    found = decode({**manifest(podSelector=WEB), "metadata": {"name": "p", "labels": 7}})
+    assert [problem.field for problem in found.problems] == ["metadata.labels"]
+    assert isinstance(found.fact, NetworkPolicy)
+    assert (found.fact.pods, found.fact.ingress, found.fact.egress) == (WEB_ONLY, (), None)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "audited", "graceful", "problems"),
+    [
+        ({}, False, None, []),
+        ({"ebpfnet.io/policy-mode": "audit"}, True, None, []),
+        ({"ebpfnet.io/policy-mode": "enforce", "ebpfnet.io/established": "strict"}, False, False, []),
+        ({"ebpfnet.io/established": "graceful", "other.io/established": "x"}, False, True, []),
+        ({"ebpfnet.io/policy-mode": "Audit"}, False, None, ["'Audit' is not enforce or audit"]),
+        ({"ebpfnet.io/policy-mode": ["audit"]}, False, None, ["['audit'] is not enforce or audit"]),
+        ({"ebpfnet.io/established": "lax"}, False, False, ["'lax' is not strict or graceful"]),
+        ({"ebpfnet.io/mode": "audit"}, False, None, ["did you mean ebpfnet.io/policy-mode or ebpfnet.io/established?"]),
+    ],
+)
+@pytest.mark.parametrize("spec", [{"podSelector": WEB}, BAD])
+def test_annotations(
+    annotations: dict[str, Any], audited: bool, graceful: bool | None, problems: list[str], spec: dict[str, Any]
+):
+    """Also those of a refused policy count: what is audited was never to drop anything."""
+    item = manifest(**spec)
+    item["metadata"]["annotations"] = annotations
+    found = decode(item)
+    assert isinstance(found.fact, NetworkPolicy)
+    assert (found.fact.audited, found.fact.graceful) == (audited, graceful)
+    if not found.fact.refused:
+        assert len(found.problems) == len(problems)
+        for problem, text in zip(found.problems, problems, strict=True):
+            assert problem.field == f"metadata.annotations[{next(iter(annotations))}]"
+            assert text in problem.reason
+
+
 def test_only_pods_and_namespaces_must_be_known():
     pods: dict[str, Any] = {"podSelector": {}}
     block = {"ipBlock": {"cidr": "10.0.0.0/8"}}
@@ -203,3 +297,6 @@ def test_only_pods_and_namespaces_must_be_known():
     assert policy(ingress=[{}, {"from": [block, pods]}]).has_pod_peers
     assert policy(egress=[{"to": [{"namespaceSelector": WEB}]}]).has_pod_peers
     assert not policy(policyTypes=["Ingress"], egress=[{"to": [pods]}]).has_pod_peers
+    assert policy(egress=[{"ports": [{"port": "http"}]}]).has_pod_peers
+    assert policy(egress=[{"to": [block], "ports": [{"port": "http"}]}]).has_pod_peers
+    assert not policy(ingress=[{"ports": [{"port": "http"}]}], egress=[{"ports": [{"port": 80}]}]).has_pod_peers
