@@ -1,14 +1,15 @@
-"""Pods of other nodes, as policies see them: addresses by namespace and labels.
+"""Pods of other nodes, as policies see them: addresses by namespace, labels and named ports.
 
-A policy can't tell pods apart that share both, so these are one group: a cluster of 150,000 pods has some ten thousand.
-A pod costs its name and its packed addresses, in plain strings and bytes that the garbage collector never looks at.
+A policy can't tell pods apart that share all three, so these are one group: a cluster of 150,000 pods has some ten
+thousand. A pod costs its name and its packed addresses, in plain strings and bytes that the garbage collector
+never looks at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from ebpfnet.model.facts import IPAddress, Peer, Pod, Ref
+from ebpfnet.model.facts import IPAddress, Peer, Pod, PodPort, Ref
 from ebpfnet.model.labels import Labels
 
 ADDRESS = 16
@@ -20,19 +21,30 @@ def pack(address: IPAddress) -> bytes:
     return address.packed if address.version == 6 else V4_PREFIX + address.packed
 
 
+def named_ports(ports: Iterable[PodPort]) -> tuple[PodPort, ...]:
+    """Return those that have a name, sorted, each once."""
+    return tuple(sorted({port for port in ports if port.name}, key=lambda port: (port.name, port.protocol, port.port)))
+
+
 def as_peer(pod: Pod) -> Peer:
     """Return what policies see of a pod that is known in full."""
-    return Peer(pod.ref, pod.labels, b"" if pod.host_network else b"".join(map(pack, pod.addresses)))
+    addresses = b"" if pod.host_network else b"".join(map(pack, pod.addresses))
+    return Peer(pod.ref, pod.labels, addresses, named_ports(pod.ports) if addresses else ())
+
+
+Alike = tuple[str, Labels, tuple[PodPort, ...]]
+"""Namespace, labels and named ports: what policies tell pods apart by."""
 
 
 class Group:
-    """Pods of one namespace with the same labels: their addresses, by pod."""
+    """Pods of one namespace with the same labels and named ports: their addresses, by pod."""
 
-    __slots__ = ("addresses", "labels", "namespace")
+    __slots__ = ("addresses", "labels", "namespace", "ports")
 
-    def __init__(self, namespace: str, labels: Labels) -> None:
+    def __init__(self, namespace: str, labels: Labels, ports: tuple[PodPort, ...]) -> None:
         self.namespace = namespace
         self.labels = labels
+        self.ports = ports
         self.addresses: dict[str, bytes] = {}
 
 
@@ -40,12 +52,12 @@ class Peers:
     """All groups. Pods are told apart by kind, namespace and name; one without an address is not kept."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[str, Labels], Group] = {}
+        self._groups: dict[Alike, Group] = {}
         self._homes: dict[str, Group] = {}
 
     @property
-    def groups(self) -> Mapping[tuple[str, Labels], Group]:
-        """The groups that have pods, by namespace and labels."""
+    def groups(self) -> Mapping[Alike, Group]:
+        """The groups that have pods."""
         return self._groups
 
     def __len__(self) -> int:
@@ -56,17 +68,17 @@ class Peers:
         """Take a pod in; returns whether anything changed."""
         if not peer.addresses:
             return self.drop(peer.ref)
-        key, kind = str(peer.ref), (peer.ref.namespace, peer.labels)
+        key, alike = str(peer.ref), (peer.ref.namespace, peer.labels, peer.ports)
         home = self._homes.get(key)
         if home is not None:
-            if home.labels == peer.labels:
+            if home.labels == peer.labels and home.ports == peer.ports:
                 changed = home.addresses[key] != peer.addresses
                 home.addresses[key] = peer.addresses
                 return changed
             self._leave(key, home)
-        group = self._groups.get(kind)
+        group = self._groups.get(alike)
         if group is None:
-            group = self._groups[kind] = Group(*kind)
+            group = self._groups[alike] = Group(*alike)
         group.addresses[key] = peer.addresses
         self._homes[key] = group
         return True
@@ -83,4 +95,4 @@ class Peers:
     def _leave(self, key: str, home: Group) -> None:
         del home.addresses[key]
         if not home.addresses:
-            del self._groups[home.namespace, home.labels]
+            del self._groups[home.namespace, home.labels, home.ports]

@@ -95,12 +95,24 @@ class Container(Struct):
     ports: list[ContainerPort] | None = None
 
 
-class PodSpec(Struct):
+class InitContainer(Container):
+    """``Container`` that comes before the others; one that is restarted ``Always`` stays beside them (KEP-753)."""
+
+    restart_policy: Text = None
+
+
+class PeerSpec(Struct):
+    """The least of ``PodSpec``."""
+
+    host_network: Flag = None
+    containers: list[Container] | None = None
+    init_containers: list[InitContainer] | None = None
+
+
+class PodSpec(PeerSpec):
     """``PodSpec``."""
 
     node_name: Text = None
-    host_network: Flag = None
-    containers: list[Container] | None = None
 
 
 class PodIP(Struct):
@@ -123,12 +135,6 @@ class PodObject(Struct):
     metadata: Meta
     spec: PodSpec | None = None
     status: PodStatus | None = None
-
-
-class PeerSpec(Struct):
-    """The least of ``PodSpec``."""
-
-    host_network: Flag = None
 
 
 class PeerMeta(Struct):

@@ -33,6 +33,7 @@ FIELDS = {
     "initContainers",
     "podIP",
     "podIPs",
+    "restartPolicyRules",
     "targetPort",
 }
 

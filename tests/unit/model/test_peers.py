@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import random
 
@@ -9,9 +10,9 @@ import pytest
 
 from ebpfnet import abi
 from ebpfnet.model.cluster import Cluster
-from ebpfnet.model.facts import Kind, Peer, Pod, Ref
+from ebpfnet.model.facts import Kind, Peer, Pod, PodPort, Ref
 from ebpfnet.model.labels import Labels
-from ebpfnet.model.peers import Peers, pack
+from ebpfnet.model.peers import Peers, as_peer, pack
 
 WEB: Labels = (("app", "web"),)
 ONE, TWO = (pack(ipaddress.ip_address(text)) for text in ("10.1.0.1", "fd00::2"))
@@ -27,7 +28,7 @@ def pod(name: str, node: str, *, host: bool = False) -> Pod:
 
 
 def held(peers: Peers) -> dict[tuple[str, Labels], list[bytes]]:
-    return {key: sorted(group.addresses.values()) for key, group in peers.groups.items()}
+    return {key[:2]: sorted(group.addresses.values()) for key, group in peers.groups.items()}
 
 
 @pytest.mark.parametrize("text", ["10.1.0.1", "fd00::2"])
@@ -55,6 +56,24 @@ def test_other_labels_are_another_group():
     peers.set(peer("a"))
     assert peers.set(peer("a", labels=()))
     assert held(peers) == {("default", ()): [ONE]}
+
+
+def test_other_names_of_ports_are_another_group():
+    web, dns = PodPort("web", 6, 80), PodPort("dns", 17, 53)
+    peers = Peers()
+    peers.set(peer("a"))
+    assert peers.set(dataclasses.replace(peer("a"), ports=(web,)))
+    assert not peers.set(dataclasses.replace(peer("a"), ports=(web,)))
+    assert peers.set(dataclasses.replace(peer("b"), ports=(dns,)))
+    assert set(peers.groups) == {("default", WEB, (web,)), ("default", WEB, (dns,))}
+    assert [peers.drop(peer("a").ref), peers.drop(peer("b").ref), len(peers.groups)] == [True, True, 0]
+
+
+def test_ports_of_a_pod_that_is_known_in_full():
+    web, dns, other = PodPort("web", 6, 80), PodPort("dns", 17, 53), PodPort("web", 6, 8080)
+    full = dataclasses.replace(pod("a", "node-b"), ports=(web, PodPort("", 6, 1), other, dns, web))
+    assert as_peer(full).ports == (dns, web, other)
+    assert as_peer(dataclasses.replace(full, host_network=True)).ports == ()
 
 
 def test_a_pod_without_an_address_is_not_kept():

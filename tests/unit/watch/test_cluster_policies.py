@@ -52,7 +52,8 @@ def rule(end: str = "to", action: str = "Accept", **more: Any) -> dict[str, Any]
 
 def peers(*given: Any, end: str = "to") -> tuple[object, ...]:
     field = "egress" if end == "to" else "ingress"
-    [made] = getattr(fact(**{field: [rule(end, **{end: list(given)})]}), field)
+    more: dict[str, Any] = {end: list(given)}
+    [made] = getattr(fact(**{field: [rule(end, **more)]}), field)
     return tuple(made.peers)
 
 
@@ -312,6 +313,6 @@ def test_what_must_be_known_to_obey_it():
     assert fact(egress=[rule(to=[{"nodes": {}}])]).has_node_peers
     assert fact(ingress=[rule("from")]).has_pod_peers
     assert not fact(ingress=[rule("from")]).has_node_peers
-    closed = decode(manifest(ingress=[rule("from", **{"from": [{}]})])).fact
+    closed = decode(manifest(ingress=[{"action": "Accept", "from": [{}]}])).fact
     assert isinstance(closed, ClusterNetworkPolicy)
     assert not closed.has_pod_peers
