@@ -143,6 +143,8 @@ class Agent:
         # Before the first sync: what is not known by then would lose its entries and its flows.
         self._hosting.begin(self._reconciler.set_host)
         self._on_interfaces(interfaces.pod_interfaces(self._chosen))
+        if self.config.pod_interfaces:
+            log.info("pods behind --pod-interfaces: their network policies are enforced by the plugin that wired them")
         for name in attach.remove_elsewhere(self._attachments.wanted, ON_WIRE_BESIDE):
             log.info("removed from %s, which no --pod-interfaces names any more", name)
         for name in abi.PROGRAMS:  # those of a flag that is gone: by now they are nowhere
@@ -199,7 +201,7 @@ class Agent:
             turned = self._reconciler.turns != turns and not self._sweep_planned
             awaited = turned or self._reconciler.next_retry is not None or self._reconciler.wires is not wires
             node = self._reconciler.cluster.nodes.get(self._node)
-            self._source.want_peers(wanted=self._reconciler.cluster.needs_peers())
+            self._source.want(self._reconciler.cluster.needed)
             self._log_problems()
         self._telemetry.health.node_eligible(node is None or not node.leaving)
         self._telemetry.applied(changes, began, read_at, late=late)

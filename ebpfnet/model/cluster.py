@@ -40,8 +40,8 @@ class Cluster:
         self.cluster_policies: dict[Ref, ClusterNetworkPolicy] = {}
         self.peers = Peers()
         self.peers_known = True
-        """Whether ``peers`` and ``namespaces`` are all there are. While they are not, nothing follows from one that is
-        missing: what policies mean by them stays as it was.
+        """Whether ``peers`` and ``nodes`` are all there are of what is ``needed``. While they are not, nothing follows
+        from one that is missing: what policies mean by them stays as it was.
         """
         self.claims: dict[IPAddress, tuple[Ref, ...]] = {}
         """Which services have a cluster IP; nearly always one."""
@@ -102,10 +102,12 @@ class Cluster:
                 self._demand.set(fact)
             case ClusterNetworkPolicy():
                 self.cluster_policies[fact.ref] = fact
+                self._demand.set(fact)
             case Node():
                 self.nodes[fact.ref] = fact
             case Namespace():
                 self.namespaces[fact.ref] = fact
+                self._demand.set(fact)
             case ServiceCIDR():
                 self._service_cidrs[fact.ref] = fact
 
@@ -119,13 +121,16 @@ class Cluster:
                 self._demand.drop(ref)
             case Kind.CLUSTER_NETWORK_POLICY:
                 self.cluster_policies.pop(ref, None)
+                self._demand.drop(ref)
             case Kind.NODE:
                 self.nodes.pop(ref, None)
             case Kind.NAMESPACE:
                 self.namespaces.pop(ref, None)
+                self._demand.drop(ref)
             case Kind.SERVICE_CIDR:
                 self._service_cidrs.pop(ref, None)
 
-    def needs_peers(self) -> bool:
-        """Say whether a policy that selects a pod of this node has other pods as peers."""
-        return bool(self._demand)
+    @property
+    def needed(self) -> frozenset[Kind]:
+        """What policies that select pods of this node mean of others: their pods (``PEER``), themselves (``NODE``)."""
+        return self._demand.kinds

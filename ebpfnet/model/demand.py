@@ -1,6 +1,7 @@
-"""Whether a policy that selects a pod of this node has other pods as peers; only then other nodes' pods matter here.
+"""What policies of this node's pods need to know of other nodes: their pods, or the nodes themselves.
 
-Policies select pods of their own namespace, so an event makes one namespace stale, and nothing is looked at before
+A policy that selects none of ours needs nothing. A NetworkPolicy selects pods of its own namespace, so an event about
+one makes that namespace stale, one about a ClusterNetworkPolicy those that have pods here; nothing is looked at before
 somebody asks. Pods in the host's network are not subject to policies, and one that is finished needs nothing.
 """
 
@@ -8,48 +9,92 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ebpfnet.model.facts import NetworkPolicy, Pod, Ref
+from ebpfnet.model.facts import ClusterNetworkPolicy, Kind, Namespace, NetworkPolicy, Pod, Policy, Ref
+from ebpfnet.model.labels import Labels
+
+Kinds = frozenset[Kind]
+NONE: Kinds = frozenset()
 
 
-def needs_peers(policies: Iterable[NetworkPolicy], pods: Iterable[Pod]) -> bool:
-    """Say whether one of a namespace's policies selects one of its pods and has pods as peers."""
+def needs(policies: Iterable[Policy], pods: Iterable[Pod], namespace: Labels = ()) -> Kinds:
+    """Say what policies that may select pods of a namespace with these labels need: ``PEER``, ``NODE`` or both."""
     labels = {pod.labels for pod in pods if not (pod.host_network or pod.finished)}
-    return any(policy.pods.matches(each) for policy in policies if policy.has_pod_peers for each in labels)
+    found: set[Kind] = set()
+    for policy in policies if labels else ():
+        kinds = _means(policy) - found
+        if kinds and _is_for(policy, namespace) and any(map(policy.pods.matches, labels)):
+            found |= kinds
+    return frozenset(found)
+
+
+def _means(policy: Policy) -> set[Kind]:
+    nodes = isinstance(policy, ClusterNetworkPolicy) and policy.has_node_peers
+    return ({Kind.PEER} if policy.has_pod_peers else set()) | ({Kind.NODE} if nodes else set())
+
+
+def _is_for(policy: Policy, namespace: Labels) -> bool:
+    return isinstance(policy, NetworkPolicy) or policy.namespaces.matches(namespace)
 
 
 class Demand:
-    """The answer for the whole node, kept while policies and its pods come and go."""
+    """The answer for the whole node, kept while policies, namespaces and its pods come and go."""
 
     def __init__(self) -> None:
         self._policies: dict[str, dict[Ref, NetworkPolicy]] = {}
         self._pods: dict[str, dict[Ref, Pod]] = {}
+        self._cluster_policies: dict[Ref, ClusterNetworkPolicy] = {}
+        self._labels: dict[str, Labels] = {}
         self._stale: set[str] = set()
-        self._needing: set[str] = set()
+        self._needing: dict[str, Kinds] = {}
 
-    def set(self, fact: NetworkPolicy | Pod) -> None:
-        """Take a policy or a pod of this node in."""
-        if isinstance(fact, Pod):
-            self._pods.setdefault(fact.ref.namespace, {})[fact.ref] = fact
-        else:
-            self._policies.setdefault(fact.ref.namespace, {})[fact.ref] = fact
-        self._stale.add(fact.ref.namespace)
+    def set(self, fact: Policy | Namespace | Pod) -> None:
+        """Take in a policy, a namespace or a pod of this node."""
+        match fact:
+            case Pod():
+                self._pods.setdefault(fact.ref.namespace, {})[fact.ref] = fact
+                self._stale.add(fact.ref.namespace)
+            case NetworkPolicy():
+                self._policies.setdefault(fact.ref.namespace, {})[fact.ref] = fact
+                self._stale.add(fact.ref.namespace)
+            case ClusterNetworkPolicy():
+                self._cluster_policies[fact.ref] = fact
+                self._stale.update(self._pods)
+            case Namespace():
+                self._labels[fact.ref.name] = fact.labels
+                self._stale.add(fact.ref.name)
 
     def drop(self, ref: Ref) -> None:
         """Take one out; one that is not there is no error."""
-        for facts in (self._policies, self._pods):
-            here = facts.get(ref.namespace)
-            if here and here.pop(ref, None):
-                self._stale.add(ref.namespace)
-                if not here:
-                    del facts[ref.namespace]
+        match ref.kind:
+            case Kind.CLUSTER_NETWORK_POLICY:
+                if self._cluster_policies.pop(ref, None):
+                    self._stale.update(self._pods)
+            case Kind.NAMESPACE:
+                self._labels.pop(ref.name, None)
+                self._stale.add(ref.name)
+            case _:
+                self._drop_from(self._policies if ref.kind == Kind.NETWORK_POLICY else self._pods, ref)
 
-    def __bool__(self) -> bool:
-        """Whether other nodes' pods are needed now."""
+    def _drop_from(self, facts: dict[str, dict[Ref, NetworkPolicy]] | dict[str, dict[Ref, Pod]], ref: Ref) -> None:
+        here = facts.get(ref.namespace)
+        if here and here.pop(ref, None):
+            self._stale.add(ref.namespace)
+            if not here:
+                del facts[ref.namespace]
+
+    @property
+    def kinds(self) -> Kinds:
+        """What is needed now: ``PEER``, ``NODE``, both or neither."""
         for namespace in self._stale:
-            policies, pods = self._policies.get(namespace, {}), self._pods.get(namespace, {})
-            if needs_peers(policies.values(), pods.values()):
-                self._needing.add(namespace)
+            pods = self._pods.get(namespace)
+            found = NONE
+            if pods:
+                policies: list[Policy] = [*self._policies.get(namespace, {}).values()]
+                policies += self._cluster_policies.values()
+                found = needs(policies, pods.values(), self._labels.get(namespace, ()))
+            if found:
+                self._needing[namespace] = found
             else:
-                self._needing.discard(namespace)
+                self._needing.pop(namespace, None)
         self._stale.clear()
-        return bool(self._needing)
+        return NONE.union(*self._needing.values())

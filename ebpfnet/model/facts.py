@@ -385,9 +385,10 @@ class Synced:
 
 @dataclass(frozen=True, slots=True)
 class PeersKnown:
-    """Whether all pods of other nodes and all namespaces have been delivered; a source that always has them is silent.
+    """Whether all that is needed of other nodes, their pods or themselves, is delivered; one that always is, is silent.
 
-    When they are no longer followed, this comes before the first of them is deleted.
+    Namespaces are not meant: ``Synced`` waits for them. When pods or nodes are needed that were not, and when they are
+    not followed any more, False comes before the first of them.
     """
 
     known: bool

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -299,7 +299,7 @@ class ManifestSource:
         else:
             self._unknown.discard(path)
 
-    def want_peers(self, *, wanted: bool) -> None:
+    def want(self, kinds: Collection[Kind]) -> None:
         """Everything in the folder is told anyway."""
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,10 +52,10 @@ class Source(Protocol):
     def stats(self) -> Sequence[Stats]:
         """What is followed, and how that goes."""
 
-    def want_peers(self, *, wanted: bool) -> None:
-        """Say whether other nodes' pods and the namespaces are needed: a source may leave them out while they are not.
+    def want(self, kinds: Collection[Kind]) -> None:
+        """Say what is needed of other nodes: ``PEER``, their pods, ``NODE``, themselves. The rest may be left out.
 
-        One that does says ``PeersKnown``. To be called at any time, by ``deliver`` too: it only takes a note.
+        A source that does so says ``PeersKnown``. To be called at any time, by ``deliver`` too: it only takes a note.
         """
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:

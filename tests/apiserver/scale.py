@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.apiserver.objects import ENDPOINT, NAMESPACE, NODE, SERVICE, SLICE
 from tests.apiserver.pod import HASH, POD
+from tests.apiserver.resources import POLICIES
 from tests.apiserver.store import Item, Parts, Store, item
 from tests.apiserver.template import WHEN
 from tests.bench.objects import FIRST_ENDPOINT, FIRST_VIP, NAMESPACES, PER_SLICE, sizes
@@ -51,6 +52,7 @@ class Scale:
     pods: int = PODS
     nodes: int = 1_500
     policies: int = 0
+    cluster_policies: int = 0
     sizes: list[int] = field(default_factory=sizes, init=False, repr=False)
 
     @cached_property
@@ -70,6 +72,9 @@ class Scale:
         store.load("Service", map(self._service, range(self.services)))
         store.load("EndpointSlice", (each for number in range(self.services) for each in self._slices(number)))
         store.load("NetworkPolicy", map(self._policy, range(self.policies)))
+        if self.cluster_policies:
+            store.install(POLICIES)
+            store.load("ClusterNetworkPolicy", map(self._cluster_policy, range(self.cluster_policies)))
         store.load("Pod", self._pods())
         return store
 
@@ -188,6 +193,27 @@ class Scale:
             spec["policyTypes"] = ["Ingress", "Egress"]
         meta = {"name": f"policy-{number:05}", "namespace": self.namespace(service), "uid": _uid(0xF, number).decode()}
         return item({"metadata": meta | {"creationTimestamp": WHEN}, "spec": spec}, 0)
+
+    def _cluster_policy(self, number: int) -> Item:
+        team, other = ({"matchLabels": {"team": str((number + more) % NAMESPACES)}} for more in (0, 1))
+        tiers = {"podSelector": {"matchLabels": {"tier": TIERS[number % 3]}}, "namespaceSelector": other}
+        zone = {"matchLabels": {"topology.kubernetes.io/zone": ZONES[number % 3]}}
+        web = {"tcp": {"destinationPort": {"range": {"start": 8080, "end": 8090}}}}
+        peers = (
+            {"namespaces": other},
+            {"pods": tiers},
+            {"networks": ["192.0.2.0/24", "2001:db8::/32"]},
+            {"nodes": zone},
+        )
+        spec = {
+            "tier": ("Admin", "Baseline")[number % 2],
+            "priority": number % 1001,
+            "subject": {"namespaces": team},
+            "ingress": [{"name": "others", "action": ("Deny", "Pass")[number % 2], "from": [{"pods": tiers}]}],
+            "egress": [{"action": "Accept", "to": [peers[number % 4]], "protocols": [web]}],
+        }
+        meta = {"name": f"cluster-policy-{number:05}", "uid": _uid(0xC, number).decode(), "creationTimestamp": WHEN}
+        return item({"metadata": meta, "spec": spec}, 0)
 
 
 class _LazyPod:

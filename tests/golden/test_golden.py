@@ -35,7 +35,11 @@ def changes_of(step: dict[str, Any]) -> list[Change]:
         out += [Refused(problem) for problem in found.problems]
         out += [Upsert(found.fact)] if found.fact else []
     for item in step.get("delete", ()):
-        namespace = "" if item["kind"] in {"Node", "Namespace", "ServiceCIDR"} else item.get("namespace", "default")
+        namespace = (
+            ""
+            if item["kind"] in {"Node", "Namespace", "ServiceCIDR", "ClusterNetworkPolicy"}
+            else item.get("namespace", "default")
+        )
         out.append(Delete(Ref(Kind(item["kind"]), namespace, item["name"])))
     return out
 

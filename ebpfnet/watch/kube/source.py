@@ -1,12 +1,12 @@
 """The API server as a source: a thread for each resource, and one ``Synced`` when all have their first list.
 
-Other nodes' pods are followed apart, on demand (``peers.py``), and ``Synced`` does not wait for them.
+Other nodes' pods, and these nodes, are followed apart, on demand (``peers.py``); ``Synced`` does not wait for them.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ebpfnet.model.facts import Accepted, Change, Delete, Kind, Problem, Ref, Refused, Synced, Upsert
 from ebpfnet.watch.decode import HEADLESS, PROXY_NAME
@@ -17,6 +17,7 @@ from ebpfnet.watch.kube.reflector import IDLE_S, Resource
 from ebpfnet.watch.source import HIDES, Deliver, Stats
 
 END_S = 2.0
+CLUSTER_POLICIES = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
 
 
 def resources(node: str, proxy_name: str = "") -> list[Resource]:
@@ -30,7 +31,11 @@ def resources(node: str, proxy_name: str = "") -> list[Resource]:
         Resource(Kind.SERVICE, "/api/v1/services", proxy_name=proxy_name),
         Resource(Kind.ENDPOINT_SLICE, "/apis/discovery.k8s.io/v1/endpointslices", labels=f"{ours},!{HEADLESS}"),
         Resource(Kind.POD, "/api/v1/pods", fields=f"spec.nodeName={node}"),
+        # Which of our pods a cluster's policy is for, and who their peers on this node are, is not known without their
+        # namespaces' labels: found out after ``Synced``, it would open what was shut before a restart.
+        Resource(Kind.NAMESPACE, "/api/v1/namespaces"),
         Resource(Kind.NETWORK_POLICY, "/apis/networking.k8s.io/v1/networkpolicies"),
+        Resource(Kind.CLUSTER_NETWORK_POLICY, CLUSTER_POLICIES, optional=True),
         Resource(Kind.NODE, "/api/v1/nodes", fields=f"metadata.name={node}"),
         # Kubernetes has these since 1.33; before, only the flags of the control plane say it (KEP-1880).
         Resource(Kind.SERVICE_CIDR, "/apis/networking.k8s.io/v1/servicecidrs", optional=True),
@@ -41,7 +46,7 @@ def peer_resources(node: str) -> list[Resource]:
     """Return what is followed only while a policy of a pod of this node needs it."""
     return [
         Resource(Kind.PEER, "/api/v1/pods", fields=f"spec.nodeName!={node}", name="peers"),
-        Resource(Kind.NAMESPACE, "/api/v1/namespaces"),
+        Resource(Kind.NODE, "/api/v1/nodes", fields=f"metadata.name!={node}", name="other-nodes"),
     ]
 
 
@@ -75,9 +80,9 @@ class KubeSource:
         """What became of each resource so far."""
         return self._group.stats + self._peers.stats
 
-    def want_peers(self, *, wanted: bool) -> None:
-        """Say whether other nodes' pods and the namespaces are needed; only takes a note."""
-        self._peers.want(wanted=wanted)
+    def want(self, kinds: Collection[Kind]) -> None:
+        """Say which kinds of those that are followed on demand are needed; only takes a note."""
+        self._peers.want(kinds)
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
         """Deliver everything, ``Synced``, and every change until ``stop`` is set.

@@ -8,14 +8,16 @@ from urllib.error import HTTPError
 
 import pytest
 
+from ebpfnet.watch.decode import decode
 from tests.apiserver.churn import Churn
 from tests.apiserver.client import Client
 from tests.apiserver.process import Process
+from tests.apiserver.resources import BY_KIND
 from tests.apiserver.scale import Scale
 from tests.apiserver.server import ApiServer
 from tests.apiserver.store import Store
 
-SCALE = Scale(services=2, pods=2_600, nodes=3, policies=10)
+SCALE = Scale(services=2, pods=2_600, nodes=3, policies=10, cluster_policies=8)
 TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
 
 
@@ -36,6 +38,16 @@ def test_what_it_holds(store: Store):
     assert len(pods) == 2_600
     assert [len(store.objects(kind)) for kind in ("Node", "Service", "Namespace", "NetworkPolicy")] == [3, 2, 100, 10]
     assert len({pod["status"]["podIP"] for pod in pods}) == 2_600
+
+
+def test_its_policies_are_sound():
+    """As many as a benchmark asks for: each another object, and none refused."""
+    store = Scale(services=10_000, pods=0, nodes=1, policies=10_000, cluster_policies=200).load(Store())
+    for kind, count in (("NetworkPolicy", 10_000), ("ClusterNetworkPolicy", 200)):
+        table = store.tables[BY_KIND[kind].name]
+        found = [decode(each.manifest(table.resource)) for each in table.items.values()]
+        assert len({each.ref for each in found}) == count
+        assert not [each.problems for each in found if each.problems]
 
 
 def test_endpoints_are_pods(store: Store):

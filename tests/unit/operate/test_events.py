@@ -72,6 +72,14 @@ def test_an_object_is_named_as_its_api_does(kind: Kind, api_version: str, name: 
     assert (regarding["apiVersion"], regarding["kind"]) == (api_version, name)
 
 
+def test_a_policy_of_the_cluster_is_told_of_in_default():
+    problem = Problem(Ref(Kind.CLUSTER_NETWORK_POLICY, "", "deny"), "spec.tier", "no")
+    body = event(problem, "node-a", "x", NOW, uid="u-1")
+    version = "policy.networking.k8s.io/v1alpha2"
+    want = {"apiVersion": version, "kind": "ClusterNetworkPolicy", "name": "deny", "uid": "u-1"}
+    assert (body["metadata"]["namespace"], body["regarding"]) == ("default", want)
+
+
 def test_what_has_no_namespace_is_told_in_default():
     body = event(Problem(Ref(Kind.NODE, "", "node-b"), "spec.podCIDR", "no"), "node-a", "x", NOW)
     assert body["metadata"]["namespace"] == "default"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ebpfnet.model.facts import Kind, Peer, Pod, PodPort
-from ebpfnet.watch.decode import Decoded, decode, decode_bytes
+from ebpfnet.watch.decode import decode, decode_bytes
+from ebpfnet.watch.fields import Decoded
 
 WEB: dict[str, Any] = {"name": "web", "containerPort": 80}
 DNS: dict[str, Any] = {"name": "dns", "containerPort": 53, "protocol": "UDP"}

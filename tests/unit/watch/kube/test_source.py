@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ebpfnet.model.facts import Kind, Service
+from ebpfnet.model.facts import Action, ClusterNetworkPolicy, Kind, NetworkPolicy, Ref, Refused, Service, Tier
+from ebpfnet.model.labels import EVERYTHING
 from ebpfnet.watch.kube import reflector
-from ebpfnet.watch.kube.reflector import Resource
 from ebpfnet.watch.kube.source import resources
 from tests.apiserver.faults import Fault
 from tests.apiserver.server import ApiServer
@@ -239,22 +239,49 @@ def test_a_node_that_is_not_in_the_cluster_is_named_until_it_is(server: ApiServe
         told.wait(lambda told: not told.problems)
 
 
-def test_a_kind_that_may_be_absent(server: ApiServer, follow: Follow):
-    path = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
-    optional = Resource(Kind.NETWORK_POLICY, path, optional=True)
-    with follow(resources=[optional]) as told:
+def cluster_policy(**spec: Any) -> dict[str, Any]:
+    """Return a policy of the cluster that accepts from everybody."""
+    rule = {"action": "Accept", "from": [{"namespaces": {}}]}
+    return {
+        "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "deny"},
+        "spec": {"tier": "Admin", "subject": {"namespaces": {}}, "priority": 1, "ingress": [rule]} | spec,
+    }
+
+
+def test_cluster_policies_are_followed_where_there_is_their_crd(server: ApiServer, follow: Follow):
+    """One that can't be obeyed denies; without the CRD everything is in sync, and when it goes its policies go."""
+    name = Ref(Kind.CLUSTER_NETWORK_POLICY, "", "deny")
+    with follow() as told:
         told.wait(lambda told: told.synced)
-        assert told.source.stats[0].state == "absent"
+        assert next(each.state for each in told.source.stats if "cluster" in each.resource) == "absent"
         server.store.install("clusternetworkpolicies")
-        server.store.put(
-            {
-                "apiVersion": "policy.networking.k8s.io/v1alpha2",
-                "kind": "ClusterNetworkPolicy",
-                "metadata": {"name": "deny"},
-                "spec": {},
-            }
-        )
-        told.wait(lambda told: "deny" in told.said())
+        server.store.put(cluster_policy(priority=1001))
+        told.wait(lambda told: "ClusterNetworkPolicy deny: spec.priority: 1001" in told.said() and name in told.facts)
+        refused = told.facts[name]
+        assert isinstance(refused, ClusterNetworkPolicy)
+        assert (refused.refused, refused.ingress[0].action, refused.egress) == (True, Action.DENY, ())
+        server.store.put(cluster_policy(ingress=[]))
+        told.wait(lambda told: "deny" not in told.said())
+        assert told.facts[name] == ClusterNetworkPolicy(name, Tier.ADMIN, 1, EVERYTHING, EVERYTHING)
+        server.store.uninstall("clusternetworkpolicies")
+        told.wait(lambda told: name not in told.facts)
+
+
+def test_a_refused_network_policy_is_told_with_its_problem(server: ApiServer, follow: Follow):
+    """Also where it was good before: the last good version does not stay."""
+    item: dict[str, Any] = {"kind": "NetworkPolicy", "metadata": {"name": "p", "namespace": "default"}}
+    name = Ref(Kind.NETWORK_POLICY, "default", "p")
+    with follow("networkpolicies") as told:
+        server.store.put({**item, "spec": {"podSelector": {}, "ingress": [{}]}})
+        told.wait(lambda told: name in told.facts)
+        server.store.put({**item, "spec": {"podSelector": {}, "ingress": [{"from": [{}]}]}})
+        told.wait(lambda told: "NetworkPolicy default/p: spec.ingress[0].from[0]: none of" in told.said())
+        assert told.facts[name] == NetworkPolicy(name, EVERYTHING, (), None, refused=True)
+        assert [change.partial for change in told.all if isinstance(change, Refused)] == [True]
+        server.store.put({**item, "spec": {"podSelector": {}}})
+        told.wait(lambda told: not told.problems)
 
 
 def test_where_cluster_ips_come_from_is_followed_where_the_server_says_it(server: ApiServer, follow: Follow):
