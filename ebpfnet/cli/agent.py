@@ -98,7 +98,7 @@ def cgroup(_: click.Context, __: click.Parameter, value: str) -> str:
               help="Interface to the other nodes.  [default: those of the default routes]")  # fmt: skip
 @click.option("--pod-interfaces", multiple=True, callback=split, metavar="PATTERN,...",
               help="Beside another CNI plugin: the host's sides of its pods' interfaces, as shell patterns such as "
-              "'veth*' or 'cali*'. Services only: all else about these pods, policies too, stays the plugin's.")  # fmt: skip
+              "'veth*' or 'cali*'. Services only: all else, policies too, stays the plugin's.")  # fmt: skip
 @click.option("--socket-shortcut", is_flag=False, flag_value="root", default="", callback=cgroup, metavar="[CGROUP]",
               help="Connect TCP sockets of pods and of the node straight to a service's backend, so that no packet is "
               "translated: those in a cgroup (version 2).  [CGROUP: the machine's root]")  # fmt: skip

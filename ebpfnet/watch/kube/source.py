@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from ebpfnet.model.facts import Accepted, Change, Delete, Kind, Problem, Ref, Refused, Synced, Upsert
+from ebpfnet.model.facts import Accepted, Change, Delete, Kind, Node, Problem, Ref, Refused, Synced, Upsert
 from ebpfnet.watch.decode import HEADLESS, PROXY_NAME
 from ebpfnet.watch.kube.connection import Api
 from ebpfnet.watch.kube.group import Group
@@ -50,6 +51,12 @@ def peer_resources(node: str) -> list[Resource]:
     ]
 
 
+def _as_policies_see(change: Change) -> Change:
+    if isinstance(change, Upsert) and isinstance(change.fact, Node):
+        return Upsert(replace(change.fact, pod_cidrs=()), change.since)
+    return change
+
+
 class KubeSource:
     """Follows an API server. Changes of one resource come in order, from a thread of that resource's own."""
 
@@ -73,7 +80,7 @@ class KubeSource:
         self._stop = threading.Event()
         self._failures: list[BaseException] = []
         self._group = Group(api, followed, self._pass_on, self._listed, self._failed, idle_s)
-        self._peers = PeerWatch(api, peers, self._pass_on, self._failed, idle_s)
+        self._peers = PeerWatch(api, peers, self._pass_on_others, self._failed, idle_s)
 
     @property
     def stats(self) -> list[Stats]:
@@ -110,6 +117,13 @@ class KubeSource:
         self._deliver(changes, read_at)
         if self._listing or self._incomplete:
             self._note_unknown(changes)
+
+    def _pass_on_others(self, changes: list[Change], read_at: float = 0.0) -> None:
+        """Pass on what is followed on demand: services must not be served in another way because a policy means nodes.
+
+        So of other nodes comes what policies see; whose clients are in the cluster is told by ``--cluster-cidr``.
+        """
+        self._pass_on([_as_policies_see(each) for each in changes], read_at)
 
     def _note_unknown(self, changes: list[Change]) -> None:
         """Keep count of what was never read well, and tell when that is nothing any more: after it was delivered."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ebpfnet.exits import BadInput
-from ebpfnet.model.facts import Accepted, Change, Delete, Refused, Service, Synced, Upsert
+from ebpfnet.model.facts import Accepted, Change, ClusterNetworkPolicy, Delete, NetworkPolicy, Refused, Service, Synced, Upsert
 from ebpfnet.watch.manifests import ManifestSource, parse, read
 
 A = "kind: Node\nmetadata: {name: a}\n"
@@ -105,6 +105,29 @@ def test_a_bad_version_of_an_object_keeps_the_last_good_one(source: ManifestSour
     assert told(source.scan()) == ["!a"]
     (source.folder / "a.yaml").write_text(A)
     assert told(source.scan()) == ["ok a"]
+
+
+def test_a_bad_version_of_a_policy_isolates(source: ManifestSource):
+    """The last good one would let pass what the bad one may forbid; of both kinds."""
+    text = "kind: {kind}\nmetadata: {{name: p}}\nspec: {spec}\n"
+    path, version = source.folder / "p.yaml", "apiVersion: policy.networking.k8s.io/v1alpha2\n"
+    for head, kind, good, bad in (
+        ("", "NetworkPolicy", "{ingress: [{}]}", "{ingress: [{from: [{}]}]}"),
+        (version, "ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}}", "{priority: x}"),
+    ):
+        path.write_text(head + text.format(kind=kind, spec=good))
+        [one] = source.scan()
+        path.write_text(head + text.format(kind=kind, spec=bad) + "# longer\n")
+        other, problem = source.scan()
+        assert isinstance(one, Upsert)
+        assert isinstance(one.fact, NetworkPolicy | ClusterNetworkPolicy)
+        assert isinstance(other, Upsert)
+        assert isinstance(other.fact, NetworkPolicy | ClusterNetworkPolicy)
+        assert isinstance(problem, Refused)
+        assert (one.fact.ref.kind, one.fact.refused, other.fact.refused, problem.partial) == (kind, False, True, True)
+        assert other.fact.ref == one.fact.ref == problem.problem.ref
+        path.unlink()
+        source.scan()
 
 
 def test_one_object_in_two_files_is_taken_from_the_first_and_named(source: ManifestSource):

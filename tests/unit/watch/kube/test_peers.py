@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ebpfnet.model.cluster import Cluster
-from ebpfnet.model.facts import Change, Delete, Kind, Peer, PeersKnown, Pod, Ref, Synced, Upsert
+from ebpfnet.model.facts import Change, Delete, Kind, Node, Peer, PeersKnown, Pod, Ref, Synced, Upsert
 from ebpfnet.watch.kube import peers, reflector
 from tests.apiserver.faults import Fault
 from tests.apiserver.server import ApiServer
@@ -26,7 +26,9 @@ OURS = {"node-a", "web", "near", "default"}
 @pytest.fixture(autouse=True)
 def cluster(server: ApiServer) -> None:
     far = pod("far", on="node-b", ip="10.2.0.1")
-    for each in (node(), node("node-b"), service("web"), pod("near"), far, namespace("default")):
+    other = node("node-b")
+    other["metadata"]["labels"] = {"zone": "b"}
+    for each in (node(), other, service("web"), pod("near"), far, namespace("default")):
         server.store.put(each)
 
 
@@ -156,7 +158,11 @@ def test_one_is_followed_without_the_other(server: ApiServer, follow: Follow, ha
     with follow() as told:
         told.source.want({Kind.NODE})
         told.wait(lambda told: told.known() == [False, True])
-        assert (OTHER in told.facts, FAR in told.facts) == (True, False)
+        assert FAR not in told.facts
+        other, ours = told.facts[OTHER], told.facts[Ref(Kind.NODE, "", "node-a")]
+        assert isinstance(other, Node)
+        assert isinstance(ours, Node)
+        assert (other.labels, other.pod_cidrs, len(ours.pod_cidrs)) == ((("zone", "b"),), (), 1)
         told.source.want(BOTH)
         told.wait(lambda told: told.known() == [False, True, False, True])
         news = told.all[where(PeersKnown(known=True), told.all) + 1 :]
