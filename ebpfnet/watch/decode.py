@@ -14,7 +14,20 @@ from typing import Any
 
 import msgspec
 
-from ebpfnet.model.facts import Fact, IPAddress, IPNetwork, Kind, Namespace, Node, Problem, Ref, Service, ServiceCIDR
+from ebpfnet.model.facts import (
+    ClusterNetworkPolicy,
+    Fact,
+    IPAddress,
+    IPNetwork,
+    Kind,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Problem,
+    Ref,
+    Service,
+    ServiceCIDR,
+)
 from ebpfnet.watch import policy_schema, refused, schema, spelling
 from ebpfnet.watch.cluster_policies import convert_cluster_policy
 from ebpfnet.watch.fields import BadField, Decoded, labels_of, parse_address, parse_network
@@ -94,16 +107,26 @@ def _convert(kind: Kind, item: Mapping[str, Any]) -> Decoded:
         found = _refusal(ref, item, *explain(str(error)))
     except BadField as error:
         found = _refusal(ref, item, error.field, error.reason)
-    odd = {path: Problem(ref, path, f"no such field; did you mean {name}?") for path, name in misspelt(item, struct)}
+    odd = {
+        path: Problem(ref, path, f"no such field; did you mean {name}?{_effect(found.fact)}")
+        for path, name in misspelt(item, struct)
+    }
     plain = [problem for problem in found.problems if problem.field not in odd]
     return found._replace(problems=(*plain, *odd.values())) if odd else found
 
 
 def _refusal(ref: Ref, item: Mapping[str, Any], field: str, reason: str) -> Decoded:
     """Return the problem, and of a policy that has a name what it still does."""
-    problem = Problem(ref, field, reason)
     close = _CLOSED.get(ref.kind)
-    return Decoded(ref, close(ref, item) if close and _has_name(item) else None, (problem,))
+    fact = close(ref, item) if close and _has_name(item) else None
+    return Decoded(ref, fact, (Problem(ref, field, reason + _effect(fact)),))
+
+
+def _effect(fact: Fact | None) -> str:
+    """Say what a refused policy does; one that is audited does nothing."""
+    if not isinstance(fact, NetworkPolicy | ClusterNetworkPolicy) or not fact.refused or fact.audited:
+        return ""
+    return "; the pods that it selects are isolated" if isinstance(fact, NetworkPolicy) else "; it denies everything"
 
 
 def _has_name(item: Mapping[str, Any]) -> bool:

@@ -242,6 +242,7 @@ def test_refusals_name_the_field_and_deny(spec: dict[str, Any], text: str):
     found = decode(manifest(**spec))
     [problem] = found.problems
     assert text in f"{problem.field}: {problem.reason}"
+    assert problem.reason.endswith("; it denies everything")
     assert isinstance(found.fact, ClusterNetworkPolicy)
     assert found.fact.refused
     whole = any(key in spec for key in ("more", "ingres"))

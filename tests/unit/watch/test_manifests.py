@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from ebpfnet.exits import BadInput
-from ebpfnet.model.facts import Accepted, Change, ClusterNetworkPolicy, Delete, NetworkPolicy, Refused, Service, Synced, Upsert
+from ebpfnet.model.facts import (
+    Accepted,
+    Change,
+    ClusterNetworkPolicy,
+    Delete,
+    NetworkPolicy,
+    Refused,
+    Service,
+    Synced,
+    Upsert,
+)
 from ebpfnet.watch.manifests import ManifestSource, parse, read
 
 A = "kind: Node\nmetadata: {name: a}\n"

@@ -43,6 +43,7 @@ def refusal(**spec: Any) -> str:
     assert isinstance(found.fact, NetworkPolicy)
     assert found.fact.refused
     [problem] = found.problems
+    assert problem.reason.endswith("; the pods that it selects are isolated")
     return f"{problem.field}: {problem.reason}"
 
 
