@@ -1,10 +1,21 @@
-"""What is decided for peers of a class: one answer for everything, and others for ranges of ports."""
+"""What is decided for peers of a class: one answer for everything, and others for ranges of ports.
+
+The order is that of ClusterNetworkPolicy's tiers, with NetworkPolicy between them (KEP-2091): in the tier Admin the
+first rule that fits decides or passes on; then a subject that a NetworkPolicy isolates is allowed what any of its rules
+allows and nothing else; one that none isolates is asked for in the tier Baseline; what nobody decided is allowed.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from ebpfnet import abi
 from ebpfnet.abi import Verdict
+from ebpfnet.compile.policy.predicates import Predicate
+from ebpfnet.compile.policy.statements import Stage, Statement
+from ebpfnet.model.facts import Action, Policy
 
 
 class Decision(NamedTuple):
@@ -29,3 +40,146 @@ class Outcome(NamedTuple):
 
     base: Decision
     spans: tuple[Span, ...] = ()
+
+
+NOBODY_ASKED = Decision(Verdict.ALLOW, 0)
+"""What no policy speaks of is allowed."""
+
+
+class Isolation(NamedTuple):
+    """What a subject gets that NetworkPolicies isolate in a direction, and none of their rules allows."""
+
+    rule: int
+    text: str
+    graceful: bool
+
+    @classmethod
+    def by(cls, policies: Iterable[Policy], direction: abi.Direction, *, graceful: bool) -> Isolation:
+        """Return the isolation by some policies; ``graceful`` is what counts for those that say nothing of it."""
+        listed = sorted(policies, key=lambda policy: policy.ref)
+        names = [f"{each.ref.namespace}/{each.ref.name}{' (refused)' if each.refused else ''}" for each in listed]
+        word = direction.name.lower()
+        kind = all(graceful if each.graceful is None else each.graceful for each in listed)
+        return cls(abi.identify(f"isolated {word} {' '.join(names)}"), _isolated(word, names), kind)
+
+
+def _isolated(word: str, names: Sequence[str]) -> str:
+    """As many names as there is room for, and how many more there are."""
+    text = f"isolated for {word} by NetworkPolicy {names[0]}"
+    for count, name in enumerate(names[1:], 1):
+        more = f" and {len(names) - count} more"
+        following = f"{text}, {name}"
+        rest = f" and {len(names) - count - 1} more" if count + 1 < len(names) else ""
+        if len((following + rest).encode()) >= abi.NAME_SIZE:
+            return text + more
+        text = following
+    return text
+
+
+class View(NamedTuple):
+    """The policies that count: all (``audited``), or those that are enforced; ``isolation`` None: none isolates."""
+
+    isolation: Isolation | None
+    audited: bool
+
+
+class _Layer(NamedTuple):
+    """Statements of one stage: the first of ``limited`` that has the port, else ``general``."""
+
+    limited: list[tuple[int, int, int, Statement]]
+    general: Statement | None
+
+
+def decide(
+    statements: Sequence[Statement],
+    relevant: frozenset[Predicate],
+    enforced: View,
+    full: View | None,
+    graceful: bool,  # noqa: FBT001  # the agent's default
+) -> Outcome:
+    """Return what statements about a peer, in order, come to; ``relevant`` is what he answers with yes."""
+    views = [(view, _layers(statements, relevant, view)) for view in (enforced, full) if view is not None]
+
+    def combine(picked: Sequence[Sequence[Statement | None]]) -> Decision:
+        found = [_decision(stages, view.isolation, graceful) for stages, (view, _) in zip(picked, views, strict=True)]
+        if found[0].verdict == Verdict.ALLOW and found[-1].verdict == Verdict.DENY:
+            return Decision(Verdict.AUDIT, found[-1].rule)
+        return found[0]
+
+    base = combine([[layer.general for layer in layers] for _, layers in views])
+    cuts: dict[int, set[int]] = {}
+    for protocol, first, last, _ in (each for _, layers in views for layer in layers for each in layer.limited):
+        cuts.setdefault(protocol, set()).update((first, last + 1))
+    spans: list[Span] = []
+    for protocol in sorted(cuts):
+        edges = sorted(cuts[protocol])
+        painted = [[_paint(layer, protocol, edges) for layer in layers] for _, layers in views]
+        for at, first in enumerate(edges[:-1]):
+            decision = combine([[pieces[at] for pieces in stages] for stages in painted])
+            if decision != base:
+                _append(spans, Span(protocol, first, edges[at + 1] - 1, decision))
+    return Outcome(base, tuple(spans))
+
+
+def _append(spans: list[Span], span: Span) -> None:
+    """Add a span, to its neighbour if that says the same."""
+    last = spans[-1] if spans else None
+    if last and (last.protocol, last.last + 1, last.decision) == (span.protocol, span.first, span.decision):
+        spans[-1] = last._replace(last=span.last)
+    else:
+        spans.append(span)
+
+
+def _layers(statements: Sequence[Statement], relevant: frozenset[Predicate], view: View) -> list[_Layer]:
+    """Return what speaks of a peer in each stage, up to what leaves nothing to those after it."""
+    found = []
+    for stage in Stage:
+        limited, general = [], None
+        for each in statements:
+            if each.stage != stage or (each.audited and not view.audited):
+                continue
+            if each.ports is None:
+                general = each
+                break
+            limited += [(*reach[:3], each) for reach in each.ports if reach.needs is None or reach.needs in relevant]
+        found.append(_Layer(limited, general))
+    return found
+
+
+def _paint(layer: _Layer, protocol: int, edges: Sequence[int]) -> list[Statement | None]:
+    """Return who is first for each piece between two edges."""
+    pieces = [layer.general] * (len(edges) - 1)
+    free = list(range(len(edges)))  # the next piece, from this on, that nobody has; a path to it that gets shorter
+    for kind, first, last, statement in layer.limited:
+        if kind != protocol:
+            continue
+        at, end = _next(free, bisect_left(edges, first)), bisect_left(edges, last + 1)
+        while at < end:
+            pieces[at] = statement
+            free[at] = at + 1
+            at = _next(free, at + 1)
+    return pieces
+
+
+def _next(free: list[int], at: int) -> int:
+    while free[at] != at:
+        free[at] = free[free[at]]
+        at = free[at]
+    return at
+
+
+def _decision(stages: Sequence[Statement | None], isolation: Isolation | None, graceful: bool) -> Decision:  # noqa: FBT001
+    admin, namespaced, baseline = stages
+    if admin is not None and admin.action != Action.PASS:
+        return _by(admin, graceful)
+    if isolation is not None:
+        return _by(namespaced, graceful) if namespaced else Decision(Verdict.DENY, isolation.rule, isolation.graceful)
+    if baseline is not None and baseline.action != Action.PASS:
+        return _by(baseline, graceful)
+    return NOBODY_ASKED
+
+
+def _by(statement: Statement, graceful: bool) -> Decision:  # noqa: FBT001
+    if statement.action == Action.ACCEPT:
+        return Decision(Verdict.ALLOW, statement.rule)
+    return Decision(Verdict.DENY, statement.rule, graceful if statement.graceful is None else statement.graceful)

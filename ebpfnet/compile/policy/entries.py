@@ -1,0 +1,45 @@
+"""Outcomes to entries of ``rules`` and ``rule_ports``: ranges of ports become prefixes of port numbers."""
+
+from __future__ import annotations
+
+import functools
+
+from ebpfnet import abi
+from ebpfnet.compile.policy.outcome import Decision, Outcome
+
+PORT_BITS = 16
+
+
+@functools.lru_cache(4096)
+def prefixes(first: int, last: int) -> tuple[tuple[int, int], ...]:
+    """Return ports ``first`` to ``last`` as prefixes: port and length, the fewest there are, in order."""
+    found = []
+    while first <= last:
+        size = min(first & -first or 1 << PORT_BITS, 1 << ((last - first + 1).bit_length() - 1))
+        found.append((first, PORT_BITS + 1 - size.bit_length()))
+        first += size
+    return tuple(found)
+
+
+def rule_entries(outcome: Outcome) -> tuple[bytes, dict[bytes, bytes]]:
+    """Return a value of ``rules``, and the entries of ``rule_ports`` that it leads to."""
+    if not outcome.spans:
+        return _rule(outcome.base), {}
+    ports = abi.identify(f"ports {' '.join(map(_canonical, outcome.spans))}")
+    lengths, found = 0, {}
+    for protocol, first, last, decision in outcome.spans:
+        value = _rule(decision)
+        for port, length in prefixes(first, last):
+            lengths |= 1 << length
+            found[abi.PortRange(ports, port, length, protocol).pack()] = value
+    return _rule(outcome.base, ports, lengths), found
+
+
+def _canonical(span: tuple[int, int, int, Decision]) -> str:
+    protocol, first, last, (verdict, rule, graceful) = span
+    return f"{protocol}:{first}-{last}={int(verdict)}{'g' if graceful else ''}/{rule:x}"
+
+
+def _rule(decision: Decision, ports: int = 0, lengths: int = 0) -> bytes:
+    verdict, rule, graceful = decision
+    return abi.Rule(rule, ports, lengths, verdict, abi.RuleFlag.GRACEFUL if graceful else 0).pack()
