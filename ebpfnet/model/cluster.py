@@ -27,7 +27,7 @@ from ebpfnet.model.peers import Peers, as_peer
 class Cluster:
     """Services and where their addresses come from, the pods of one node, nodes, namespaces, and policies.
 
-    And of other nodes' pods what policies see.
+    And of all pods what policies see of a peer.
     """
 
     def __init__(self, node: str) -> None:
@@ -77,12 +77,12 @@ class Cluster:
 
     def set_pod(self, pod: Pod) -> bool:
         """Take a pod in; returns whether this node is touched."""
+        here = pod.node == self.node or self.pods.pop(pod.ref, None) is not None
         if pod.node == self.node:
-            self.peers.drop(pod.ref)
             self.pods[pod.ref] = pod
             self._demand.set(pod)
-            return True
-        here = self.drop_pod(pod.ref)
+        else:
+            self._demand.drop(pod.ref)
         self.peers.set(as_peer(pod))
         return here
 

@@ -1,13 +1,13 @@
-"""Pods of other nodes, as policies see them: addresses by namespace, labels and named ports.
+"""Pods as policies see them, of all nodes: addresses by namespace, labels and named ports.
 
-A policy can't tell pods apart that share all three, so these are one group: a cluster of 150,000 pods has some ten
-thousand. A pod costs its name and its packed addresses, in plain strings and bytes that the garbage collector
-never looks at.
+A policy can't tell pods apart that share these, so they are one group: a cluster of 150,000 pods has some ten thousand.
+A pod costs its name and its packed addresses, in plain strings and bytes that the garbage collector never looks at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from ebpfnet.model.facts import IPAddress, Peer, Pod, PodPort, Ref
 from ebpfnet.model.labels import Labels
@@ -32,19 +32,39 @@ def as_peer(pod: Pod) -> Peer:
     return Peer(pod.ref, pod.labels, addresses, named_ports(pod.ports) if addresses else ())
 
 
-Alike = tuple[str, Labels, tuple[PodPort, ...]]
-"""Namespace, labels and named ports: what policies tell pods apart by."""
+class Likeness(NamedTuple):
+    """Who shares all of this is alike to every policy."""
+
+    namespace: str
+    labels: Labels
+    ports: tuple[PodPort, ...]
+
+
+class Home(NamedTuple):
+    """Where a pod is: its group's likeness, and its packed addresses."""
+
+    likeness: Likeness
+    addresses: bytes
+
+    def each(self) -> list[bytes]:
+        """Return the addresses one by one."""
+        return split(self.addresses)
+
+
+def split(addresses: bytes) -> list[bytes]:
+    """Cut packed addresses into one for each."""
+    if len(addresses) == ADDRESS:
+        return [addresses]
+    return [addresses[at : at + ADDRESS] for at in range(0, len(addresses), ADDRESS)]
 
 
 class Group:
-    """Pods of one namespace with the same labels and named ports: their addresses, by pod."""
+    """Pods that are alike: their addresses, by pod."""
 
-    __slots__ = ("addresses", "labels", "namespace", "ports")
+    __slots__ = ("addresses", "likeness")
 
-    def __init__(self, namespace: str, labels: Labels, ports: tuple[PodPort, ...]) -> None:
-        self.namespace = namespace
-        self.labels = labels
-        self.ports = ports
+    def __init__(self, likeness: Likeness) -> None:
+        self.likeness = likeness
         self.addresses: dict[str, bytes] = {}
 
 
@@ -52,11 +72,11 @@ class Peers:
     """All groups. Pods are told apart by kind, namespace and name; one without an address is not kept."""
 
     def __init__(self) -> None:
-        self._groups: dict[Alike, Group] = {}
+        self._groups: dict[Likeness, Group] = {}
         self._homes: dict[str, Group] = {}
 
     @property
-    def groups(self) -> Mapping[Alike, Group]:
+    def groups(self) -> Mapping[Likeness, Group]:
         """The groups that have pods."""
         return self._groups
 
@@ -64,21 +84,27 @@ class Peers:
         """How many pods are kept."""
         return len(self._homes)
 
+    def find(self, ref: Ref) -> Home | None:
+        """Return where a pod is; None: it has no address."""
+        key = str(ref)
+        group = self._homes.get(key)
+        return Home(group.likeness, group.addresses[key]) if group else None
+
     def set(self, peer: Peer) -> bool:
         """Take a pod in; returns whether anything changed."""
         if not peer.addresses:
             return self.drop(peer.ref)
-        key, alike = str(peer.ref), (peer.ref.namespace, peer.labels, peer.ports)
+        key, likeness = str(peer.ref), Likeness(peer.ref.namespace, peer.labels, peer.ports)
         home = self._homes.get(key)
         if home is not None:
-            if home.labels == peer.labels and home.ports == peer.ports:
+            if home.likeness == likeness:
                 changed = home.addresses[key] != peer.addresses
                 home.addresses[key] = peer.addresses
                 return changed
             self._leave(key, home)
-        group = self._groups.get(alike)
+        group = self._groups.get(likeness)
         if group is None:
-            group = self._groups[alike] = Group(*alike)
+            group = self._groups[likeness] = Group(likeness)
         group.addresses[key] = peer.addresses
         self._homes[key] = group
         return True
@@ -95,4 +121,4 @@ class Peers:
     def _leave(self, key: str, home: Group) -> None:
         del home.addresses[key]
         if not home.addresses:
-            del self._groups[home.namespace, home.labels, home.ports]
+            del self._groups[home.likeness]

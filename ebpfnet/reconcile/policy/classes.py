@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 
 from ebpfnet.compile.policy.predicates import HasPort, NodesWhere, PodsWhere, Predicate, Within
 from ebpfnet.model.labels import Labels
+from ebpfnet.model.peers import Likeness
 from ebpfnet.reconcile.policy.blocks import BITS, Block, Buckets, block_of, is_v4
 from ebpfnet.reconcile.policy.cells import Cells, Found, Settled, Shift
-from ebpfnet.reconcile.policy.groups import Group, Groups, Likeness
+from ebpfnet.reconcile.policy.groups import Group, Groups
 from ebpfnet.reconcile.policy.questions import NONE, Answers, Questions
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ebpfnet.compile.policy.predicates import HasPort, PodsWhere
-from ebpfnet.model.facts import PodPort
 from ebpfnet.model.labels import Labels
+from ebpfnet.model.peers import Likeness
 from ebpfnet.reconcile.policy.questions import NONE, Answers, Pair, needed
-
-Likeness = tuple[str, Labels, tuple[PodPort, ...]]
-"""Namespace, labels and named ports: who shares them is alike to all policies."""
 
 
 class Group:

@@ -1,4 +1,4 @@
-"""Pods of other nodes: grouped by what policies can tell apart."""
+"""Pods as peers: grouped by what policies can tell apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ebpfnet import abi
 from ebpfnet.model.cluster import Cluster
 from ebpfnet.model.facts import Kind, Peer, Pod, PodPort, Ref
 from ebpfnet.model.labels import Labels
-from ebpfnet.model.peers import Peers, as_peer, pack
+from ebpfnet.model.peers import Peers, as_peer, named_ports, pack
 
 WEB: Labels = (("app", "web"),)
 ONE, TWO = (pack(ipaddress.ip_address(text)) for text in ("10.1.0.1", "fd00::2"))
@@ -28,6 +28,7 @@ def pod(name: str, node: str, *, host: bool = False) -> Pod:
 
 
 def held(peers: Peers) -> dict[tuple[str, Labels], list[bytes]]:
+    assert all(key == group.likeness and not key.ports for key, group in peers.groups.items())
     return {key[:2]: sorted(group.addresses.values()) for key, group in peers.groups.items()}
 
 
@@ -103,12 +104,30 @@ def test_the_end_does_not_depend_on_the_way():
         assert len(peers) == len(fresh)
 
 
-def test_a_pod_known_in_full_is_a_peer_on_another_node_only():
+def test_pods_with_other_named_ports_are_another_group():
+    http, dns = PodPort("http", 6, 80), PodPort("dns", 17, 53)
+    assert named_ports([dns, PodPort("", 6, 1), http, dns]) == (dns, http)
+    peers = Peers()
+    for name, ports in (("a", (http,)), ("b", (dns, http)), ("c", (http,))):
+        peers.set(Peer(Ref(Kind.PEER, "default", name), WEB, ONE, ports))
+    assert {key.ports: len(group.addresses) for key, group in peers.groups.items()} == {(http,): 2, (dns, http): 1}
+
+
+def test_where_a_pod_is_can_be_asked():
+    peers = Peers()
+    peers.set(peer("a", addresses=ONE + TWO))
+    home = peers.find(peer("a").ref)
+    assert home is not None
+    assert (home.likeness, home.each()) == (("default", WEB, ()), [ONE, TWO])
+    assert peers.find(peer("b").ref) is None
+
+
+def test_a_pod_known_in_full_is_a_peer_on_every_node():
     cluster = Cluster("node-a")
     assert not cluster.set_pod(pod("x", "node-b"))
     assert held(cluster.peers) == {("default", WEB): [ONE]}
     assert cluster.set_pod(pod("x", "node-a"))
-    assert held(cluster.peers) == {}
+    assert held(cluster.peers) == {("default", WEB): [ONE]}
     assert cluster.set_pod(pod("x", "node-b"))
     assert held(cluster.peers) == {("default", WEB): [ONE]}
     assert not cluster.drop_pod(pod("x", "node-b").ref)
@@ -130,7 +149,7 @@ def test_a_pod_that_moves_here_is_not_lost_whichever_is_told_first(arrival: int)
     for move in (moves[arrival], moves[1 - arrival]):
         move()
     assert list(cluster.pods) == [pod("x", "node-a").ref]
-    assert held(cluster.peers) == {}
+    assert held(cluster.peers) == {("default", WEB): [ONE]}
 
 
 @pytest.mark.parametrize("arrival", [0, 1])

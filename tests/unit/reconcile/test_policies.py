@@ -21,7 +21,7 @@ def test_policies_and_peers_come_and_go():
     reconciler.apply([Upsert(pod("near", "10.1.0.1")), Synced()])
     before = writes(tables)
     reconciler.apply([PeersKnown(known=False), Upsert(POLICY), Upsert(PEER)])
-    assert (Kind.PEER in cluster.needed, len(cluster.peers), cluster.peers_known) == (True, 1, False)
+    assert (Kind.PEER in cluster.needed, len(cluster.peers), cluster.peers_known) == (True, 2, False)
     reconciler.apply([Delete(POLICY.ref), Delete(PEER.ref), PeersKnown(known=True)])
-    assert (Kind.PEER in cluster.needed, len(cluster.peers), cluster.peers_known) == (False, 0, True)
+    assert (Kind.PEER in cluster.needed, len(cluster.peers), cluster.peers_known) == (False, 1, True)
     assert writes(tables) == before

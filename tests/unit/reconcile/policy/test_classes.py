@@ -12,6 +12,7 @@ from ebpfnet import abi
 from ebpfnet.compile.policy.predicates import HasPort, NodesWhere, PodsWhere, Predicate, Within
 from ebpfnet.model.facts import PodPort
 from ebpfnet.model.labels import EVERYTHING, Labels, Requirement, Selector
+from ebpfnet.model.peers import Likeness
 from ebpfnet.reconcile.policy.blocks import block_of
 from ebpfnet.reconcile.policy.cells import Settled
 from ebpfnet.reconcile.policy.classes import Classes
@@ -135,7 +136,7 @@ class World:
                 for each in addresses:
                     classes.leave(likeness, each)
                 if draw.random() < 0.8:
-                    likeness = draw.choice(NAMESPACES), draw.choice(LABELS), draw.choice(PORTS)
+                    likeness = Likeness(draw.choice(NAMESPACES), draw.choice(LABELS), draw.choice(PORTS))
                     addresses = draw.sample(ADDRESSES, draw.randrange(3))
                     naive.pods[name] = likeness, addresses
                     if draw.random() < 0.5:
@@ -201,7 +202,7 @@ def ask(classes: Classes, *added: Predicate, removed: tuple[Predicate, ...] = ()
 
 
 ALL_OF_A, WEB_OF_A = PodsWhere("a", None, EVERYTHING), PodsWhere("a", None, where("app", "web"))
-WEB, DB = ("a", LABELS[1], ()), ("a", LABELS[2], ())
+WEB, DB = Likeness("a", LABELS[1], ()), Likeness("a", LABELS[2], ())
 
 
 def test_what_all_or_none_of_a_class_answer_renumbers_nothing():
