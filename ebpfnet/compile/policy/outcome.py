@@ -77,10 +77,14 @@ def _isolated(word: str, names: Sequence[str]) -> str:
 
 
 class View(NamedTuple):
-    """The policies that count: all (``audited``), or those that are enforced; ``isolation`` None: none isolates."""
+    """Which policies count: all (``audited``), or those that are enforced; ``isolation`` None: none isolates.
+
+    ``graceful`` is what counts for a policy that says nothing of it.
+    """
 
     isolation: Isolation | None
     audited: bool
+    graceful: bool
 
 
 class _Layer(NamedTuple):
@@ -91,33 +95,36 @@ class _Layer(NamedTuple):
 
 
 def decide(
-    statements: Sequence[Statement],
-    relevant: frozenset[Predicate],
-    enforced: View,
-    full: View | None,
-    graceful: bool,  # noqa: FBT001  # the agent's default
+    statements: Sequence[Statement], relevant: frozenset[Predicate], enforced: View, full: View | None
 ) -> Outcome:
-    """Return what statements about a peer, in order, come to; ``relevant`` is what he answers with yes."""
-    views = [(view, _layers(statements, relevant, view)) for view in (enforced, full) if view is not None]
+    """Return what statements about a peer, in order, come to; ``relevant`` is what he answers with yes.
 
-    def combine(picked: Sequence[Sequence[Statement | None]]) -> Decision:
-        found = [_decision(stages, view.isolation, graceful) for stages, (view, _) in zip(picked, views, strict=True)]
-        if found[0].verdict == Verdict.ALLOW and found[-1].verdict == Verdict.DENY:
-            return Decision(Verdict.AUDIT, found[-1].rule)
-        return found[0]
+    ``full`` None: nothing is audited. Else what is enforced decides, and where it allows what all would deny, that is
+    told.
+    """
+    views = [enforced] if full is None else [enforced, full]
+    layers = [layer for view in views for layer in _layers(statements, relevant, view)]
 
-    base = combine([[layer.general for layer in layers] for _, layers in views])
+    def combine(*first: Statement | None) -> Decision:
+        found = _decision(first[: len(Stage)], enforced)
+        if full is None or found.verdict != Verdict.ALLOW:
+            return found
+        other = _decision(first[len(Stage) :], full)
+        return Decision(Verdict.AUDIT, other.rule) if other.verdict == Verdict.DENY else found
+
+    base = combine(*(layer.general for layer in layers))
     cuts: dict[int, set[int]] = {}
-    for protocol, first, last, _ in (each for _, layers in views for layer in layers for each in layer.limited):
-        cuts.setdefault(protocol, set()).update((first, last + 1))
+    for layer in layers:
+        for protocol, first, last, _ in layer.limited:
+            cuts.setdefault(protocol, set()).update((first, last + 1))
     spans: list[Span] = []
     for protocol in sorted(cuts):
         edges = sorted(cuts[protocol])
-        painted = [[_paint(layer, protocol, edges) for layer in layers] for _, layers in views]
-        for at, first in enumerate(edges[:-1]):
-            decision = combine([[pieces[at] for pieces in stages] for stages in painted])
+        pieces = zip(*(_paint(layer, protocol, edges) for layer in layers), strict=True)
+        for first, after, piece in zip(edges, edges[1:], pieces, strict=False):
+            decision = combine(*piece)
             if decision != base:
-                _append(spans, Span(protocol, first, edges[at + 1] - 1, decision))
+                _append(spans, Span(protocol, first, after - 1, decision))
     return Outcome(base, tuple(spans))
 
 
@@ -132,23 +139,25 @@ def _append(spans: list[Span], span: Span) -> None:
 
 def _layers(statements: Sequence[Statement], relevant: frozenset[Predicate], view: View) -> list[_Layer]:
     """Return what speaks of a peer in each stage, up to what leaves nothing to those after it."""
-    found = []
-    for stage in Stage:
-        limited, general = [], None
-        for each in statements:
-            if each.stage != stage or (each.audited and not view.audited):
-                continue
-            if each.ports is None:
-                general = each
-                break
-            limited += [(*reach[:3], each) for reach in each.ports if reach.needs is None or reach.needs in relevant]
-        found.append(_Layer(limited, general))
+    found: list[_Layer] = [_Layer([], None) for _ in Stage]
+    for each in statements:
+        layer = found[each.stage]
+        if layer.general is not None or (each.audited and not view.audited):
+            continue
+        if each.ports is None:
+            found[each.stage] = _Layer(layer.limited, each)
+            continue
+        for protocol, first, last, needs in each.ports:
+            if needs is None or needs in relevant:
+                layer.limited.append((protocol, first, last, each))
     return found
 
 
 def _paint(layer: _Layer, protocol: int, edges: Sequence[int]) -> list[Statement | None]:
     """Return who is first for each piece between two edges."""
     pieces = [layer.general] * (len(edges) - 1)
+    if not layer.limited:
+        return pieces
     free = list(range(len(edges)))  # the next piece, from this on, that nobody has; a path to it that gets shorter
     for kind, first, last, statement in layer.limited:
         if kind != protocol:
@@ -168,18 +177,19 @@ def _next(free: list[int], at: int) -> int:
     return at
 
 
-def _decision(stages: Sequence[Statement | None], isolation: Isolation | None, graceful: bool) -> Decision:  # noqa: FBT001
-    admin, namespaced, baseline = stages
+def _decision(first: Sequence[Statement | None], view: View) -> Decision:
+    """Return what the first statement of each stage comes to."""
+    admin, namespaced, baseline = first
     if admin is not None and admin.action != Action.PASS:
-        return _by(admin, graceful)
-    if isolation is not None:
-        return _by(namespaced, graceful) if namespaced else Decision(Verdict.DENY, isolation.rule, isolation.graceful)
+        return _by(admin, view)
+    if (isolation := view.isolation) is not None:
+        return _by(namespaced, view) if namespaced else Decision(Verdict.DENY, isolation.rule, isolation.graceful)
     if baseline is not None and baseline.action != Action.PASS:
-        return _by(baseline, graceful)
+        return _by(baseline, view)
     return NOBODY_ASKED
 
 
-def _by(statement: Statement, graceful: bool) -> Decision:  # noqa: FBT001
+def _by(statement: Statement, view: View) -> Decision:
     if statement.action == Action.ACCEPT:
         return Decision(Verdict.ALLOW, statement.rule)
-    return Decision(Verdict.DENY, statement.rule, graceful if statement.graceful is None else statement.graceful)
+    return Decision(Verdict.DENY, statement.rule, view.graceful if statement.graceful is None else statement.graceful)

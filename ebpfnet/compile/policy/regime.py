@@ -26,7 +26,7 @@ _Asked = tuple[tuple[frozenset[Predicate], Statement], ...]
 class Part:
     """A policy's statements of one direction, and what they ask."""
 
-    __slots__ = ("asked", "everybody", "isolates", "names", "policy", "predicates", "statements")
+    __slots__ = ("asked", "everybody", "isolates", "names", "needs", "policy", "predicates", "statements")
 
     def __init__(self, policy: Policy, direction: abi.Direction, numbers: Numbers) -> None:
         self.policy = policy
@@ -40,6 +40,7 @@ class Part:
             for needs, without in statement.clauses or ():
                 asked.setdefault(needs, []).append((without, statement))
         self.asked: dict[Predicate, _Asked] = {needs: tuple(found) for needs, found in asked.items()}
+        self.needs = frozenset(self.asked)
         self.predicates = frozenset(predicates)
         self.names = {each.rule: each.text for each in self.statements}
 
@@ -102,7 +103,9 @@ class Regime:
         self._everybody = [each for part in parts.values() for each in part.everybody]
         self._join()
         self._views = self._see()
-        self.names = {rule: text for part in parts.values() for rule, text in part.names.items()}
+        self.names: dict[int, str] = {}
+        for part in parts.values():
+            self.names.update(part.names)
         for view in self._views:
             if view is not None and view.isolation is not None:
                 self.names[view.isolation.rule] = view.isolation.text
@@ -116,7 +119,7 @@ class Regime:
         relevant = cell & self.predicates
         found = self._memo.get(relevant)
         if found is None:
-            found = self._memo[relevant] = decide(self._about(relevant), relevant, *self._views, self._graceful)
+            found = self._memo[relevant] = decide(self._about(relevant), relevant, *self._views)
         return found
 
     def touched(self, before: Regime) -> frozenset[Predicate] | None:
@@ -124,7 +127,7 @@ class Regime:
 
         None: anybody's.
         """
-        if self._views != before._views or self._graceful != before._graceful:
+        if self._views != before._views:
             return None
         found: set[Predicate] = set()
         for ref in self.parts.keys() | before.parts.keys():
@@ -145,21 +148,22 @@ class Regime:
         predicates: set[Predicate] = set()
         for part in self.parts.values():
             predicates |= part.predicates
-            common = seen.intersection(part.asked)
-            shared = {each: asked[each] + part.asked[each] for each in common}
+            shared = {each: asked[each] + part.asked[each] for each in seen & part.needs}
             asked.update(part.asked)
             asked.update(shared)
-            seen.update(part.asked)
+            seen |= part.needs
         self._asked = asked
         self.predicates = frozenset(predicates)
 
     def _see(self) -> _Views:
         parts = self.parts.values()
-        full = View(self._isolation([part.policy for part in parts if part.isolates]), audited=True)
+        full = View(
+            self._isolation([part.policy for part in parts if part.isolates]), audited=True, graceful=self._graceful
+        )
         if not any(part.policy.audited for part in parts):
             return _Views(full, None)
         kept = [part.policy for part in parts if part.isolates and not part.policy.audited]
-        return _Views(View(self._isolation(kept), audited=False), full)
+        return _Views(View(self._isolation(kept), audited=False, graceful=self._graceful), full)
 
     def _isolation(self, policies: list[Policy]) -> Isolation | None:
         return Isolation.by(policies, self.direction, graceful=self._graceful) if policies else None
