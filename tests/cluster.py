@@ -31,7 +31,13 @@ from ebpfnet.reconcile.reconciler import Reconciler
 
 TCP, UDP, SCTP = abi.Protocol.TCP, abi.Protocol.UDP, abi.Protocol.SCTP
 NODE = "node-a"
-WRITTEN = ("services", "sets", "slots", "members", "ranges", "blocks", "node", "pods", "names")
+WRITTEN = ("services", "sets", "slots", "members", "ranges", "blocks", "node", "pods", "names") + (
+    "peers",
+    "peer_blocks",
+    "rules",
+    "rule_ports",
+    "generations",
+)
 
 
 def memory_tables(wrap: Callable[[MemoryTable], Table] | None = None, **sizes: int) -> dict[str, Table]:

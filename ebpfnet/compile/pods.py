@@ -52,9 +52,12 @@ def owners(pods: Iterable[Pod], wires: Wires) -> dict[int, str]:
     return {wire.ifindex: name for wire, name in found if wire}
 
 
-def compile_pod(pod: Pod, wire: abi.Wire | None) -> list[PodEntry]:
-    """Return a pod's entries: one for each address once it has a wire here; none for host-network pods."""
+def compile_pod(pod: Pod, wire: abi.Wire | None, group: int = 0) -> list[PodEntry]:
+    """Return a pod's entries: one for each address once it has a wire here; none for host-network pods.
+
+    ``group`` is what policies say of it (0: nothing).
+    """
     if wire is None or pod.host_network:
         return []
-    value = abi.Pod(wire, pod_id(pod)).pack()
+    value = abi.Pod(wire, pod_id(pod), group).pack()
     return [PodEntry(abi.pack_address(address), value) for address in pod.addresses]

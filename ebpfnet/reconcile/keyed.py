@@ -32,6 +32,11 @@ class Keyed:
         return self._table.spec.max_entries - len(self.have)
 
     @property
+    def size(self) -> int:
+        """How many entries there is room for in all."""
+        return self._table.spec.max_entries
+
+    @property
     def settled(self) -> bool:
         """Whether nothing is left to write."""
         return not self._dirty
@@ -86,6 +91,10 @@ class Keyed:
     def _may(self, key: bytes) -> bool:
         """Say whether what is wanted under a key may be written now."""
         return key in self.want
+
+    def _may_go(self, key: bytes) -> bool:
+        """Say whether what nobody wants under a key may be removed now."""
+        return key not in self._unknown
 
     def _ranked(self, keys: Iterable[bytes]) -> Iterable[bytes]:
         """Order keys by who gets the room that there is."""
@@ -151,7 +160,7 @@ class Keyed:
                 self._set(key, value)
 
     def _delete(self, errors: list[TableError]) -> None:
-        keys = [k for k in self._dirty if k not in self.want and k in self.have and k not in self._unknown]
+        keys = [k for k in self._dirty if k not in self.want and k in self.have and self._may_go(k)]
         if len(keys) > 1:
             try:
                 self._table.delete_batch(keys)

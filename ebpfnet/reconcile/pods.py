@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ebpfnet import abi
 from ebpfnet.compile.names import shown
@@ -19,15 +19,27 @@ WIRE = slice(0, len(NO_WIRE))  # of a value of ``pods``: interface and MAC
 class PodTables:
     """Keeps ``pods`` equal to the node's pods and their wires."""
 
-    def __init__(self, tables: Mapping[str, Table]) -> None:
+    def __init__(self, tables: Mapping[str, Table], group: Callable[[Ref, int | None], int]) -> None:
         self._pods = tables["pods"]
         self._names = tables["names"]
+        self._group = group
         self._have: dict[bytes, bytes] | None = None
         self._unknown: dict[bytes, bytes] | None = None  # entries of pods that nobody knew; None: not looked yet
         self.problems: list[Problem] = []
         self.named: dict[int, str] = {}
         self.wires: dict[bytes, bytes] | None = None
         """Address to wire of every pod, as the table has them; None: not known. Replaced, never changed."""
+
+    @property
+    def held(self) -> Mapping[bytes, bytes] | None:
+        """The table as it is; None: not known now."""
+        return self._have
+
+    def look(self) -> Mapping[bytes, bytes]:
+        """Return the table, read back if it is not known; raises ``TableError``."""
+        if self._have is None:
+            self._have = dict(self._pods.items())
+        return self._have
 
     def forget(self) -> None:
         """Read the table back before the next write: something went wrong, or nobody has looked yet."""
@@ -45,7 +57,7 @@ class PodTables:
         compiled = [
             (entry, pod)
             for pod in sorted(pods, key=lambda pod: pod.ref)
-            for entry in compile_pod(pod, wire_of(pod, wires))
+            for entry in compile_pod(pod, wire_of(pod, wires), self._group(pod.ref, _group_of(pod, have)))
         ]
         self.problems = []
         owner: dict[bytes, tuple[PodEntry, Pod]] = {}
@@ -102,3 +114,11 @@ class PodTables:
         self._names.delete_batch([identity.to_bytes(8, "little") for identity in past - still])
         self._have = want
         self.wires = {key: value[WIRE] for key, value in want.items()}
+
+
+def _group_of(pod: Pod, have: Mapping[bytes, bytes]) -> int | None:
+    """Return the group that a pod has in the table; None: it is not there."""
+    identity = pod_id(pod)
+    found = (have.get(abi.pack_address(address)) for address in pod.addresses)
+    entries = (abi.Pod.unpack(value) for value in found if value)
+    return next((each.group for each in entries if each.id == identity), None)

@@ -19,6 +19,7 @@ from ebpfnet.model.facts import (
     Fact,
     IPAddress,
     Kind,
+    Peer,
     PeersKnown,
     Pod,
     Problem,
@@ -54,6 +55,7 @@ class Reconciler(Writing):
                     self._refusals.accept(ref)
                 case PeersKnown(known):
                     self.cluster.peers_known = known
+                    self._know()
                 case Synced(complete):
                     self._on_synced(complete=complete)
         if self.synced:
@@ -64,9 +66,18 @@ class Reconciler(Writing):
         self._complete |= complete
         if not self.synced:
             self.sync()
+            self._knows = self._complete and self.cluster.peers_known
         elif newly:
             self._units.drift.add(ALL)
             self._units.drift.hurry(ALL)
+        self._know()
+
+    def _know(self) -> None:
+        """Let go of what policies may have meant, once all that they may mean is known."""
+        knows = self._complete and self.cluster.peers_known
+        if knows and not self._knows and self.synced:
+            self.policies.know_all()
+        self._knows = knows
 
     def set_wires(self, named: Mapping[str, abi.Wire], behind: Mapping[IPAddress, abi.Wire] | None = None) -> None:
         """Say which pods (``NAMESPACE/NAME``) have a wire on this node, and which addresses are behind other wires."""
@@ -96,8 +107,9 @@ class Reconciler(Writing):
             case Service():
                 self._set_service(fact.ref, fact)
             case Pod():
-                if self.cluster.set_pod(fact):
-                    self._dirty[PODS] = None
+                self._move(fact.ref, lambda: self.cluster.set_pod(fact))
+            case Peer():
+                self._move(fact.ref, lambda: self.cluster.note(fact))
             case _:
                 self._note(fact.ref, lambda: self.cluster.note(fact))
 
@@ -109,18 +121,46 @@ class Reconciler(Writing):
             case Kind.SERVICE:
                 self._set_service(ref, None)
             case Kind.POD:
-                if self.cluster.drop_pod(ref):
-                    self._dirty[PODS] = None
+                self._move(ref, lambda: self.cluster.drop_pod(ref))
+            case Kind.PEER:
+                self._move(ref, lambda: self.cluster.forget(ref))
             case _:
                 self._note(ref, lambda: self.cluster.forget(ref))
+
+    def _move(self, ref: Ref, work: Callable[[], bool | None]) -> None:
+        """Take in or forget a pod, of this node (then ``work`` says so) or another one."""
+        before = self.cluster.peers.find(ref)
+        if work():
+            self._dirty[PODS] = None
+            self.policies.set_pod(ref)
+        self.policies.move(before, self.cluster.peers.find(ref))
+
+    def _tell_policies(self, ref: Ref) -> None:
+        """Let policies look at what was taken in; what they are about to write comes first, for each state is one."""
+        cluster, policies = self.cluster, self.policies
+        if self.synced:
+            policies.prepare()
+            self._write_policies()
+        match ref.kind:
+            case Kind.NETWORK_POLICY:
+                policies.set_policy(ref, cluster.policies.get(ref))
+            case Kind.CLUSTER_NETWORK_POLICY:
+                policies.set_policy(ref, cluster.cluster_policies.get(ref))
+            case Kind.NAMESPACE:
+                policies.set_namespace(ref)
+            case Kind.NODE:
+                policies.set_node(ref)
 
     def _note(self, ref: Ref, work: Callable[[], None]) -> None:
         """Take in or forget what matters to services only if it is a node, or says where cluster IPs come from."""
         if ref.kind not in {Kind.NODE, Kind.SERVICE_CIDR}:
             work()
+            self._tell_policies(ref)
             return
         node, blocks = self.cluster.nodes.get(ref), self.cluster.service_cidrs
         work()
+        if ref.kind == Kind.NODE:
+            self._tell_policies(ref)
         now = self.cluster.nodes.get(ref)
         if (node.pod_cidrs if node else ()) != (now.pod_cidrs if now else ()) or blocks != self.cluster.service_cidrs:
             self._place.want(self.host, self.cluster)
@@ -163,7 +203,7 @@ class Reconciler(Writing):
     @property
     def next_retry(self) -> float | None:
         """When ``retry`` has something to do, on the clock; None: never."""
-        times = (self._units.backlog.next, self._units.drift.next)
+        times = (self._units.backlog.next, self._units.drift.next, self.policies.tidy_at)
         return min((when for when in times if when is not None), default=None)
 
     @property
@@ -180,7 +220,7 @@ class Reconciler(Writing):
     def used(self) -> dict[str, int]:
         """Entries in use, of the tables whose entries are counted."""
         services = self._services
-        keyed = {"services": services.frontends, "ranges": services.ranges}
+        keyed = {"services": services.frontends, "ranges": services.ranges, **self.policies.tables}
         return (
             services.writer.used
             | {name: len(each.have) for name, each in keyed.items()}
@@ -197,7 +237,7 @@ class Reconciler(Writing):
         """Everything that was refused or can't be served, by object and field."""
         left_out = [problem for group in self._services.problems.values() for problem in group] + self._pods.problems
         found = [*self._refusals.found, *(Refused(problem, partial=True) for problem in left_out)]
-        found += map(Refused, self._services.frontends.full())
+        found += map(Refused, [*self._services.frontends.full(), *self.policies.problems])
         found += [Refused(problem, partial=True) for problem in self._services.shut_out()]
         return sorted(found, key=lambda each: (each.problem.ref, each.problem.field))
 

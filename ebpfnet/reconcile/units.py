@@ -16,13 +16,14 @@ from ebpfnet.reconcile.sets import DoesNotFit
 
 log = logging.getLogger(__name__)
 
-PODS, FRONTENDS, RANGES, BLOCKS, NODE = 0, -1, -2, -3, -4
+PODS, FRONTENDS, RANGES, BLOCKS, NODE, POLICIES = 0, -1, -2, -3, -4, -5
 NAMES = {
     PODS: "pods of this node",
     FRONTENDS: "frontends of services",
     RANGES: "source ranges of services",
     BLOCKS: "address blocks",
     NODE: "this node",
+    POLICIES: "policies",
 }
 ALL = 0  # as the only unit that drifts: all of it
 

@@ -17,10 +17,11 @@ from ebpfnet.model.host import Host
 from ebpfnet.reconcile import readback, resync
 from ebpfnet.reconcile.place import PlaceTables
 from ebpfnet.reconcile.pods import PodTables
+from ebpfnet.reconcile.policy.policies import Policies
 from ebpfnet.reconcile.refusals import Refusals
 from ebpfnet.reconcile.routes import Routes
 from ebpfnet.reconcile.services import ServiceTables
-from ebpfnet.reconcile.units import ALL, FRONTENDS, PODS, RANGES, Units
+from ebpfnet.reconcile.units import ALL, FRONTENDS, PODS, POLICIES, RANGES, Units
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +36,17 @@ class Writing:
         """Whether the tables were read back and brought in line after the first full list."""
         self._tables = tables
         self._services = ServiceTables(tables, node)
-        self._pods = PodTables(tables)
+        self.policies = Policies(tables, self.cluster, clock)
+        self._pods = PodTables(tables, self.policies.group)
         self._place = PlaceTables(tables)
         self._wires = Wires()
         self._dirty: dict[int, None] = {}
         self._complete = False  # whether what nobody knows of is nobody's
         self._refusals = Refusals()
+        self._clock = clock
         self._units = Units(clock, self._refusals, self._services.owner)
+        self._pods_are_dirty = False
+        self._knows = False  # whether what policies mean is all known
         self._routes = Routes(self._services, self._units.backlog)
         self._room = 0
 
@@ -58,6 +63,7 @@ class Writing:
         keep = not self._complete
         found = self._services.read_back(keep=keep)
         self._place.read_back(keep=keep)
+        self.policies.read_back(keep=keep or not self.cluster.peers_known)
         self._dirty = dict.fromkeys((*self._services.wanted(), PODS))
         self._units.backlog.clear()
         self._pods.forget()
@@ -75,11 +81,16 @@ class Writing:
         return True
 
     def _check_names(self) -> None:
-        want = self._services.names() | self._pods.named
+        want = self._services.names() | self._names()
         readback.put_right(self._tables["names"], want, remove=self._complete)
+
+    def _names(self) -> dict[int, str]:
+        """Return the names of all but endpoint sets."""
+        return {**self.policies.names, **self._pods.named}
 
     def flush(self) -> None:
         """Write every unit that is dirty: what is led to before what leads there, and what goes last."""
+        self.policies.prepare()
         if self._dirty:
             dirty, self._dirty = self._dirty, {}
             backlog = self._units.backlog
@@ -90,7 +101,8 @@ class Writing:
                 elif unit > PODS and self._services.owner(unit) is not None:
                     self._units.attempt(unit, self._work(unit))
             if PODS in dirty:
-                self._units.attempt(PODS, self._settle_pods)
+                self._pods_are_dirty = True
+        self._write_policies()
         self._lead()
         self._use_room()
         self._retry_due()
@@ -113,6 +125,29 @@ class Writing:
             if not table.settled:
                 attempt(unit, table.write)
 
+    def _write_policies(self) -> None:
+        """Bring policies in line, and the pods that they speak of."""
+        if POLICIES in self._units.backlog:
+            self._units.backlog.hurry(POLICIES)
+        else:
+            self._units.attempt(POLICIES, self._settle_policies)
+        if self._pods_are_dirty:
+            self._units.attempt(PODS, self._settle_pods)
+
+    def _settle_policies(self) -> None:
+        before = self.policies.problems
+        try:
+            self.policies.write(self._pods.look(), self._flip_pods)
+        finally:
+            self._refusals.told += self.policies.problems != before
+
+    def _tidy_policies(self) -> None:
+        self.policies.tidy(self._pods.look(), self._flip_pods)
+
+    def _flip_pods(self) -> Mapping[bytes, bytes]:
+        self._settle_pods()
+        return self._pods.look()
+
     def _write_frontends(self) -> None:
         before = self._services.frontends.full()
         try:
@@ -130,6 +165,8 @@ class Writing:
     def _work(self, unit: int, *, again: bool = False) -> Callable[[], None]:
         if unit == PODS:
             return self._settle_pods
+        if unit == POLICIES:
+            return self._settle_policies
         if unit == FRONTENDS:
             return self._write_frontends
         if unit == RANGES:
@@ -189,6 +226,10 @@ class Writing:
         if due:
             self._lead()
             self._use_room()
+        tidy_at = self.policies.tidy_at
+        if tidy_at is not None and tidy_at <= self._clock() and POLICIES not in units.backlog:
+            units.attempt(POLICIES, self._tidy_policies)
+            yield
         if not units.drift.due():
             return
         if not units.all_fit:  # not while a unit still fails: it would fail once more
@@ -219,9 +260,12 @@ class Writing:
             self._pods.forget()
             units.attempt(PODS, self._settle_pods)
             yield
-            yield from checked.names(lambda: self._pods.named)
+            for each in self.policies.tables.values():
+                yield from each.audit(keep=keep or not self.cluster.peers_known)
+            units.attempt(POLICIES, self._settle_policies)
+            yield from checked.names(self._names)
             if self._complete and PODS not in units.backlog:
-                yield from checked.strays(lambda: self._pods.named)
+                yield from checked.strays(self._names)
         except TableError as error:
             log.warning("resync: %s", error.strerror or error)
             return
@@ -236,6 +280,7 @@ class Writing:
             self._lead()
 
     def _settle_pods(self) -> None:
+        self._pods_are_dirty = False
         before = self._pods.problems
         try:
             self._pods.settle(self.cluster.pods.values(), self._wires, self.cluster.claims, keep=not self._complete)

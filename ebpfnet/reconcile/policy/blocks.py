@@ -34,6 +34,12 @@ class Block(NamedTuple):
         return self.v4 == other.v4 and longer >= 0 and other.prefix >> longer == self.prefix
 
 
+def unpack_block(key: bytes) -> Block:
+    """Read a key of ``peer_blocks``."""
+    length, address = abi.Block.layout.unpack(key)
+    return Block(length >= MAPPED and is_v4(address), length, int.from_bytes(address, "big") >> (BITS - length))
+
+
 ALL_V4 = Block(v4=True, length=MAPPED, prefix=int.from_bytes(abi.V4_PREFIX, "big"))
 _BUCKET_V4, _BUCKET_V6 = 15, 8  # bytes of an address that name its bucket: 256 of IPv4, a link's of IPv6
 
@@ -90,6 +96,16 @@ class Blocks:
         value = int.from_bytes(address, "big")
         found = (same.get(value >> (BITS - length)) for length, same in lengths.items())
         return frozenset(number for number in found if number is not None)
+
+    def nearest(self, address: bytes, below: int = BITS + 1) -> int | None:
+        """Return the number of the smallest block, of less than so many bits, that a packed address is in."""
+        lengths = self._by_length[is_v4(address)]
+        value = int.from_bytes(address, "big")
+        for length in sorted((each for each in lengths if each < below), reverse=True):
+            found = lengths[length].get(value >> (BITS - length))
+            if found is not None:
+                return found
+        return None
 
     def above(self, block: Block) -> frozenset[int]:
         """Return the numbers of the blocks that a block is in, itself included."""

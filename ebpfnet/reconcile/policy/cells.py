@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ebpfnet.compile.policy.predicates import Predicate
 from ebpfnet.reconcile.policy.blocks import Block
 from ebpfnet.reconcile.policy.groups import Group
 from ebpfnet.reconcile.policy.questions import NONE, Answers
@@ -17,10 +18,11 @@ NOBODY = 0
 class Cell:
     """Addresses and blocks that answer alike; ``count`` says how many."""
 
-    __slots__ = ("answers", "count", "number")
+    __slots__ = ("answers", "count", "meaning", "number")
 
     def __init__(self, answers: Answers, number: int) -> None:
         self.answers = answers
+        self.meaning: frozenset[Predicate] | None = None  # the same in full, once somebody asked
         self.number = number
         self.count = 0
 

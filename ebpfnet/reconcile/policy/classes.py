@@ -14,7 +14,7 @@ from ebpfnet.compile.policy.predicates import HasPort, NodesWhere, PodsWhere, Pr
 from ebpfnet.model.labels import Labels
 from ebpfnet.model.peers import Likeness
 from ebpfnet.reconcile.policy.blocks import BITS, Block, Buckets, block_of, is_v4
-from ebpfnet.reconcile.policy.cells import Cells, Found, Settled, Shift
+from ebpfnet.reconcile.policy.cells import Cell, Cells, Found, Settled, Shift
 from ebpfnet.reconcile.policy.groups import Group, Groups
 from ebpfnet.reconcile.policy.questions import NONE, Answers, Questions
 
@@ -167,9 +167,11 @@ class Classes:
         self._stale, self._loose, self._stale_blocks = {}, {}, {}
         return self.cells.settle(shifts, found)
 
-    def predicates(self, answers: Answers) -> frozenset[Predicate]:
-        """Return what the numbers of predicates mean."""
-        return frozenset(map(self.questions.predicate, answers))
+    def meaning(self, cell: Cell) -> frozenset[Predicate]:
+        """Return what those in a cell answer with yes."""
+        if cell.meaning is None:
+            cell.meaning = frozenset(map(self.questions.predicate, cell.answers))
+        return cell.meaning
 
     def _shift_groups(self) -> Iterator[Shift]:
         for group in self._stale:

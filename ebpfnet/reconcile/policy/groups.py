@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ebpfnet.compile.policy.predicates import HasPort, PodsWhere
+from ebpfnet.model.facts import PodPort
 from ebpfnet.model.labels import Labels
 from ebpfnet.model.peers import Likeness
 from ebpfnet.reconcile.policy.questions import NONE, Answers, Pair, needed
@@ -69,6 +70,10 @@ class Groups:
     def numbers(self, name: str, protocol: int) -> frozenset[int]:
         """Return every number that pods give a port of such a name."""
         return frozenset(self._port.get((name, protocol), ()))
+
+    def knows(self, port: PodPort) -> bool:
+        """Say whether pods that were known already call this number so."""
+        return port.port in self._port.get((port.name, port.protocol), ())
 
     def meant(self, predicate: PodsWhere | HasPort) -> list[Group]:
         """Return the groups that a predicate means, and perhaps others."""

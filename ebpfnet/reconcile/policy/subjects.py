@@ -12,7 +12,7 @@ from ebpfnet.compile.policy.subjects import Subject, subject_of
 from ebpfnet.model.cluster import Cluster
 from ebpfnet.model.facts import Kind, NetworkPolicy, Pod, Policy, Ref
 from ebpfnet.model.labels import Labels
-from ebpfnet.model.peers import Likeness, named
+from ebpfnet.model.peers import Likeness, named_ports
 
 
 class Sort:
@@ -65,7 +65,7 @@ class Subjects:
             if before is not None:
                 self._leave(ref, before)
             return
-        likeness = Likeness(ref.namespace, pod.labels, named(pod.ports))
+        likeness = Likeness(ref.namespace, pod.labels, named_ports(pod.ports))
         if before is not None:
             if before.likeness == likeness:
                 return

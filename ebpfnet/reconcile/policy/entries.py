@@ -1,0 +1,83 @@
+"""What rules say, as entries that many may share: ranges of ports and names, counted by who leads to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ebpfnet import abi
+from ebpfnet.compile.policy.entries import rule_entries
+from ebpfnet.compile.policy.outcome import Outcome
+from ebpfnet.reconcile.keyed import Keyed
+
+_ID = slice(0, 8)  # of a value of ``rules`` and ``rule_ports``
+
+
+class Entry:
+    """A value of ``rules``, and what it leads to; ``uses`` counts the rules that are so."""
+
+    __slots__ = ("names", "outcome", "ports", "uses", "value")
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.value, self.ports = rule_entries(outcome)
+        ids = {int.from_bytes(value[_ID], "little") for value in (self.value, *self.ports.values())}
+        self.names = tuple(ids - {0})
+        self.uses = 0
+
+
+class Entries:
+    """All entries that a rule is. Asks for ranges of ports, and counts names."""
+
+    def __init__(self, ports: Keyed) -> None:
+        self._ports = ports
+        self._held: dict[Outcome, Entry] = {}
+        self._texts: dict[int, str] = {}
+        self._uses: dict[int, int] = {}  # of a name
+        self._told: dict[int, None] = {}
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """What decides anything, for people."""
+        return self._texts
+
+    def changed_names(self) -> list[int]:
+        """Return the names that are new, other ones or not used any more since this was asked last."""
+        told, self._told = list(self._told), {}
+        return told
+
+    def take(self, outcome: Outcome, texts: Mapping[int, str]) -> Entry:
+        """Use an outcome's entry; ``texts`` has the names of all that it mentions."""
+        entry = self._held.get(outcome)
+        if entry is None:
+            entry = self._held[outcome] = Entry(outcome)
+            for key, value in entry.ports.items():
+                self._ports.ask(key, value)
+            for each in entry.names:
+                self._uses[each] = self._uses.get(each, 0) + 1
+        for each in entry.names:
+            text = texts.get(each)
+            if text is not None and self._texts.get(each) != text:
+                self._texts[each] = text
+                self._told[each] = None
+        entry.uses += 1
+        return entry
+
+    def release(self, entry: Entry) -> None:
+        """Use an entry no longer."""
+        entry.uses -= 1
+        if entry.uses:
+            return
+        del self._held[entry.outcome]
+        for key in entry.ports:
+            self._ports.ask(key, None)
+        for each in entry.names:
+            self._uses[each] -= 1
+            if not self._uses[each]:
+                del self._uses[each]
+                self._texts.pop(each, None)
+                self._told[each] = None
+
+
+def rule_key(group: int, number: int, direction: int) -> bytes:
+    """Return a key of ``rules``."""
+    return abi.RuleKey.layout.pack(group, number, direction)

@@ -1,0 +1,392 @@
+"""Policies to tables: what an event touches, and the order of writes that keeps every verdict right.
+
+1. Names, ranges of ports, and rules that no packet can meet yet: of new groups, and of new classes.
+2. Blocks and peers that are of another class now. Classes are only refined here, so that changes nothing by itself but
+   for those who moved: each of them meets the rules of before, and then those of after.
+3. Pods whose new group is as it should be; then rules of classes that stay; then the other pods.
+4. Generations: flows of pods whose verdicts may be others are judged again.
+5. A moment later, when no program runs any more that may have seen them: what nobody needs. Groups without pods, and
+   predicates that only they asked, go then; so their classes are joined, and nobody can tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+
+from ebpfnet import abi
+from ebpfnet.maps.table import Table
+from ebpfnet.model.cluster import Cluster
+from ebpfnet.model.facts import PodPort, Policy, Problem, Ref
+from ebpfnet.model.peers import Home, pack, split
+from ebpfnet.reconcile.policy.blocks import BITS, unpack_block
+from ebpfnet.reconcile.policy.cells import NOBODY, Found
+from ebpfnet.reconcile.policy.classes import Classes
+from ebpfnet.reconcile.policy.entries import Entries
+from ebpfnet.reconcile.policy.generations import Generations
+from ebpfnet.reconcile.policy.questions import Answers
+from ebpfnet.reconcile.policy.regimes import Regimes
+from ebpfnet.reconcile.policy.subjects import Subjects
+from ebpfnet.reconcile.policy.tables import BlockTable, Lazy, Move, PeerTable, Phase, RuleNames, RuleTable, place_of
+from ebpfnet.reconcile.sets import DoesNotFit
+
+GRACE_S = 0.05
+CLOSED = abi.identify("group of pods whose rules are not there yet")
+"""A group without rules: nothing passes."""
+_GROUP = slice(24, 32)  # of a value of ``pods``
+
+
+class Policies:
+    """All tables that policies are in. Methods that write raise ``TableError``; then they may be called again."""
+
+    def __init__(self, tables: Mapping[str, Table], cluster: Cluster, clock: Callable[[], float]) -> None:
+        self.peers = PeerTable(tables["peers"], self._is_ready)
+        self.blocks = BlockTable(tables["peer_blocks"], self._is_ready)
+        self.rules = RuleTable(tables["rules"], self._is_seen)
+        self.ports = Lazy(tables["rule_ports"])
+        self.generations = Generations(tables["generations"])
+        self.classes = Classes()
+        self.entries = Entries(self.ports)
+        self.regimes = Regimes(self.classes, self.rules, self.entries)
+        self.subjects = Subjects(cluster)
+        self.problems: list[Problem] = []
+        self.tidy_at: float | None = None
+        """When to remove what nobody needs, on the clock; None: there is nothing."""
+        self._names = RuleNames(tables["names"])
+        self._cluster = cluster
+        self._clock = clock
+        self._loaded = False
+        self._dirty = False
+        self._again: dict[Ref, None] = {}  # policies that are others
+        self._named: set[tuple[str, int]] = set()  # named ports that have another number, too
+        self._groups: dict[Ref, int] = {}  # of each pod, as it is to be
+        self._pods: dict[int, set[Ref]] = {}  # the same by group
+        self._flips: dict[Ref, None] = {}  # pods whose group may not be in the table yet
+        self._unready: set[int] = set()  # groups whose rules are not all there
+        self._lacking: set[int] = set()  # classes that nobody is in yet, and whose rules are not all there
+        self._past: dict[int, Answers] = {}  # what classes answered before
+
+    # What comes in
+
+    def set_policy(self, ref: Ref, policy: Policy | None) -> None:
+        """Take a policy in, or with None that it is gone."""
+        if self._loaded and self.subjects.set_policy(ref, policy):
+            self._again[ref] = None
+            self._dirty = True
+
+    def set_pod(self, ref: Ref) -> None:
+        """Look again at a pod of this node."""
+        if self._loaded:
+            self.subjects.set_pod(ref, self._cluster.pods.get(ref))
+            self._dirty = True
+
+    def move(self, before: Home | None, now: Home | None) -> None:
+        """Take in that a pod of any node is somewhere else, or another one."""
+        if not self._loaded or before == now:
+            return
+        for address in before.each() if before else ():
+            self.classes.leave(before.likeness, address)  # type: ignore[union-attr]
+        if now:
+            self._name(now.likeness.ports)
+            for address in now.each():
+                self.classes.enter(now.likeness, address)
+        self._dirty = True
+
+    def _name(self, ports: Iterable[PodPort]) -> None:
+        self._named.update((each.name, each.protocol) for each in ports if not self.classes.groups.knows(each))
+
+    def set_namespace(self, ref: Ref) -> None:
+        """Look again at a namespace."""
+        if self._loaded:
+            found = self._cluster.namespaces.get(ref)
+            self.classes.set_namespace(ref.name, found.labels if found else None)
+            self.subjects.set_namespace(ref.name)
+            self._dirty = True
+
+    def set_node(self, ref: Ref) -> None:
+        """Look again at a node."""
+        if not self._loaded:
+            return
+        node = self._cluster.nodes.get(ref)
+        if node is None:
+            self.classes.drop_node(ref.name)
+        else:
+            self.classes.set_node(ref.name, node.labels, tuple(map(pack, node.addresses)))
+        self._dirty = True
+
+    def _load(self) -> None:
+        """Take in all that is known."""
+        cluster = self._cluster
+        self._loaded = True
+        for ref in cluster.nodes:
+            self.set_node(ref)
+        for likeness, group in cluster.peers.groups.items():
+            self.classes.fill(likeness, [each for packed in group.addresses.values() for each in split(packed)])
+        for namespace in cluster.namespaces.values():
+            self.classes.set_namespace(namespace.ref.name, namespace.labels)
+        for policy in (*cluster.policies.values(), *cluster.cluster_policies.values()):
+            self.subjects.set_policy(policy.ref, policy)
+        for ref in cluster.pods:
+            self.set_pod(ref)
+        self._dirty = True
+
+    # What was there when we came
+
+    def read_back(self, *, keep: bool) -> None:
+        """Adopt what the tables hold; what nobody knows stays with ``keep``."""
+        for table in self.tables.values():
+            table.read_back(keep=keep)
+        self._names.read_back(self.entries.names)
+        self.generations.read_back()
+        if self._loaded:
+            return
+        self._load()
+        had = self.peers.classes()
+        blocks = {unpack_block(key): number for key, number in self.blocks.classes().items()}
+        numbers = {place_of(key).number for key in self.rules.have}
+        self.classes.cells.skip({*had.values(), *blocks.values(), *numbers})
+        self._prepare((had, blocks))
+
+    def know_all(self) -> None:
+        """Forget what was kept because somebody might want it."""
+        for table in self.tables.values():
+            table.know_all()
+        self._dirty = True
+
+    @property
+    def tables(self) -> dict[str, PeerTable | Lazy]:
+        """The tables that are compared entry by entry."""
+        return {"peers": self.peers, "peer_blocks": self.blocks, "rules": self.rules, "rule_ports": self.ports}
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """The names of all rules that decide anything."""
+        return self.entries.names
+
+    # What is wanted
+
+    def prepare(self) -> None:
+        """Find what follows from all that came in; nothing is written."""
+        if self._dirty and self._loaded:
+            self._prepare(None)
+
+    def _prepare(self, found: Found | None) -> None:
+        self._dirty = False
+        self.subjects.settle()
+        for ref in self.subjects.changed:
+            self._regroup(ref)
+        self.subjects.changed = {}
+        again = {group: None for ref in self._again for group in self.regimes.groups_of(ref)}
+        again |= dict.fromkeys(self.regimes.naming(self._named) if self._named else ())
+        self._again, self._named = {}, set()
+        for group in again:
+            self.regimes.renew(group, self.subjects.policies(self.regimes.subjects[group]))
+        settled = self.regimes.settle(found)
+        self._past |= settled.gone
+        self._past |= {number: before for number, before in settled.changed.items() if before}
+        for address, number in settled.addresses.items():
+            self.peers.place(address, number or None)
+        for block, number in settled.blocks.items():
+            self.blocks.place(block.key, number or None)
+        self._names.change(self.entries.changed_names())
+
+    def _regroup(self, ref: Ref) -> None:
+        subject = self.subjects.subject(ref)
+        before = self._groups.pop(ref, NOBODY)
+        if before:
+            self._pods[before].discard(ref)
+        self._flips[ref] = None
+        if subject is None:
+            return
+        if subject.id not in self.regimes.subjects:
+            self.regimes.add(subject, self.subjects.policies(subject))
+        self._groups[ref] = subject.id
+        self._pods.setdefault(subject.id, set()).add(ref)
+
+    def group(self, ref: Ref, current: int | None) -> int:
+        """Return the group that a pod is to have in the table now; ``current`` is what it has, None: it is new."""
+        wanted = self._groups.get(ref, NOBODY)
+        if wanted == NOBODY or wanted == current or wanted not in self._unready:
+            return wanted
+        return CLOSED if current is None else current
+
+    def enforced(self, ref: Ref) -> bool:
+        """Say whether a policy is as the last version that came in says, for all pods of this node."""
+        groups = self.regimes.groups_of(ref)
+        waiting = ref in self._again or any(self._groups.get(each) in groups for each in self._flips)
+        return self._loaded and not waiting and not self._dirty and self._unready.isdisjoint(groups)
+
+    # The order of writes
+
+    def write(self, pods: Mapping[bytes, bytes] | None, settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
+        """Write all that follows. ``pods`` is the table (None: not known), ``settle_pods`` brings it in line."""
+        self.prepare()
+        if not self._flips and all(table.settled for table in self.tables.values()) and not self.generations.open:
+            return
+        self._names.write(self.entries.names)
+        with contextlib.suppress(DoesNotFit):
+            self.ports.write(delete=False)
+        if not (self._flips or self.peers.moves() or self.blocks.moves() or self.rules.pending()):
+            self._end()
+            return
+        seen = pods if pods is not None else {}
+        self.rules.seen_groups = {_group(value) for value in seen.values()} if pods is not None else _EVERY
+        self.rules.hold(self.ports.unfit)
+        self.rules.write_phase(Phase.UNSEEN)
+        self._lacking = {
+            place.number
+            for place, _ in self.rules.pending()
+            if place.group in self.rules.seen_groups and place.number and not self._is_seen(place.number)
+        }
+        self._judge_ready()
+        self.generations.begin(self._stirred(seen))
+        self.blocks.write_all()
+        self.peers.write_all()
+        self._judge_ready()
+        if self._flips:
+            self._flip(settle_pods())
+        for phase in (Phase.CLASSES, Phase.EVERYBODY, Phase.ALIKE):
+            self.rules.write_phase(phase)
+        self._judge_ready()
+        if self._flips:
+            self._flip(settle_pods())
+        self._end()
+
+    def _end(self) -> None:
+        self.generations.finish()
+        self._tell()
+        if self.tidy_at is None:
+            self._plan()
+
+    def _plan(self) -> None:
+        """Plan to remove what nobody needs by now."""
+        ripe = [table.ripen() for table in (self.rules, self.ports)]
+        left = any(ripe) or self.regimes.idle or bool(self._leaving()) or self._names.waiting
+        self.tidy_at = self._clock() + GRACE_S if left else None
+
+    def _leaving(self) -> list[int]:
+        """Return the groups that no pod is to have."""
+        return [group for group in self.regimes.subjects if not self._pods.get(group)]
+
+    def tidy(self, pods: Mapping[bytes, bytes] | None, settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
+        """Remove what nobody needs."""
+        self.rules.write_phase(Phase.REST)
+        self.ports.write(put=False)
+        self._names.remove(self.entries.names)
+        self.tidy_at = None
+        self._past = {}
+        if pods is not None and not self._flips:
+            there = {_group(value) for value in pods.values()}
+            for group in self._leaving():
+                if group not in there:
+                    self._pods.pop(group, None)
+                    self.regimes.remove(group)
+            self.regimes.forget_former()
+            self._dirty = True
+            self.blocks.tidy()
+        self.write(pods, settle_pods)
+        if self.tidy_at is None:
+            self._plan()
+
+    def _flip(self, pods: Mapping[bytes, bytes]) -> None:
+        """Note which pods have the group in the table that they are to have."""
+        there = {_group(value) for value in pods.values()}
+        self.rules.seen_groups = there
+        for ref in list(self._flips):
+            if self._groups.get(ref, NOBODY) not in self._unready:
+                del self._flips[ref]
+
+    def _judge_ready(self) -> None:
+        """Find the groups that pods may not have yet."""
+        self._unready = {place.group for place, _ in self.rules.pending()}
+        waiting = self.peers.waiting() | self.blocks.waiting()
+        if waiting:
+            self._unready |= self.regimes.with_entries(waiting)
+
+    def _is_seen(self, number: int) -> bool:
+        return number in self.peers.uses or number in self.blocks.uses
+
+    def _is_ready(self, number: int) -> bool:
+        return number not in self._lacking
+
+    # Whose flows are judged again
+
+    def _stirred(self, pods: Mapping[bytes, bytes]) -> set[int]:
+        """Return the interfaces of pods that may be told something else."""
+        groups = self.rules.stirring()
+        moves = {
+            *((self._before(each), each.now) for each in self.peers.moves()),
+            *((self._before_block(each), each.now) for each in self.blocks.moves()),
+        }
+        for before, now in moves:
+            for group, direction in self._concerned(before, now):
+                if group not in groups and group in self.rules.seen_groups:
+                    was, _ = self.rules.effective(group, before, direction)
+                    if was != self.rules.effective(group, now, direction)[1]:
+                        groups.add(group)
+        cluster = self._cluster
+        flips = {
+            pack(address): self._groups.get(ref, NOBODY)
+            for ref in self._flips
+            if ref in cluster.pods
+            for address in cluster.pods[ref].addresses
+        }
+        found = set()
+        for key, value in pods.items() if groups or flips else ():
+            group = _group(value)
+            if group in groups or flips.get(key, group) != group:
+                found.add(int.from_bytes(value[:4], "little"))
+        return found
+
+    def _concerned(self, before: int, now: int) -> Iterable[tuple[int, int]]:
+        answers: set[int] = set()
+        for number in (before, now):
+            if number == NOBODY:
+                continue
+            cell = self.classes.cells.by_number.get(number)
+            past = self._past.get(number)
+            if cell is None and past is None:  # somebody else's: he may have asked anything
+                return [(group, way) for group in self.regimes.subjects for way in abi.Direction]
+            answers.update(cell.answers if cell else (), past or ())
+        return self.regimes.concerned(answers)
+
+    def _before(self, move: Move) -> int:
+        if move.before == NOBODY and self.blocks.index:
+            return self.blocks.index.nearest(move.key) or NOBODY
+        return move.before
+
+    def _before_block(self, move: Move) -> int:
+        if move.before != NOBODY:
+            return move.before
+        block = unpack_block(move.key)
+        first = (block.prefix << (BITS - block.length)).to_bytes(16, "big")
+        return self.blocks.index.nearest(first, block.length) or NOBODY
+
+    # What has no room
+
+    def _tell(self) -> None:
+        size = {name: table.size for name, table in self.tables.items()}
+        found: dict[Ref, str] = {}
+        for group in self.rules.held:
+            if group in self.regimes.subjects and self._pods.get(group):
+                text = f"rules of pods that it selects do not fit into tables rules ({size['rules']} entries) and"
+                text += f" rule_ports ({size['rule_ports']}); they keep those they had, new pods have no traffic"
+                found |= dict.fromkeys(self.regimes.subjects[group].policies, text)
+        for name, table in (("peers", self.peers), ("peer_blocks", self.blocks)):
+            numbers = {int.from_bytes(table.want[key], "little") for key in table.unfit if key in table.want}
+            for group in self.regimes.with_entries(numbers) if numbers else ():
+                text = f"needs {len(table.unfit)} more entries, and table {name} ({size[name]} entries) has no room"
+                found |= dict.fromkeys(self.regimes.subjects[group].policies, text)
+        self.problems = [Problem(ref, "spec", text) for ref, text in sorted(found.items())]
+
+
+class _Every(set[int]):
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+_EVERY = _Every()
+
+
+def _group(value: bytes) -> int:
+    return int.from_bytes(value[_GROUP], "little")

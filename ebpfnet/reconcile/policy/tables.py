@@ -1,0 +1,323 @@
+"""The tables that policies are in, each compared entry by entry, and which of their entries a packet can meet."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from ebpfnet import abi
+from ebpfnet.maps.table import Table, TableFull
+from ebpfnet.reconcile import readback
+from ebpfnet.reconcile.keyed import Keyed
+from ebpfnet.reconcile.policy.blocks import ALL_V4, MAPPED, Blocks, unpack_block
+from ebpfnet.reconcile.policy.cells import NOBODY
+from ebpfnet.reconcile.policy.entries import rule_key
+from ebpfnet.reconcile.sets import DoesNotFit
+
+_PORTS = slice(8, 16)  # of a value of ``rules``, and (from 0) of a key of ``rule_ports``
+
+
+class Place(NamedTuple):
+    """Where a rule is: of which group, class and direction."""
+
+    group: int
+    number: int
+    direction: int
+
+
+def place_of(key: bytes) -> Place:
+    """Return what a key of ``rules`` means."""
+    return Place(*abi.RuleKey.layout.unpack(key))
+
+
+def number_of(value: bytes | None) -> int:
+    """Return the class that a value of ``peers`` or ``peer_blocks`` is; no entry is nobody's."""
+    return int.from_bytes(value, "little") if value else NOBODY
+
+
+class Move(NamedTuple):
+    """An entry of ``peers`` or ``peer_blocks`` that is to be of another class."""
+
+    key: bytes
+    before: int
+    now: int
+
+
+class PeerTable(Keyed):
+    """``peers``: what is asked for is written once the rules of its class are there (``ready``)."""
+
+    def __init__(self, table: Table, ready: Callable[[int], bool]) -> None:
+        super().__init__(table)
+        self.uses: dict[int, int] = {}
+        """How many entries of the table are of a class."""
+        self._ready = ready
+        self._values: dict[int, bytes] = {}
+
+    def place(self, key: bytes, number: int | None) -> None:
+        """Want an entry of a class, or with None no entry."""
+        if number is None:
+            self.ask(key, None)
+            return
+        value = self._values.get(number)
+        if value is None:
+            value = self._values[number] = number.to_bytes(4, "little")
+        self.ask(key, value)
+
+    def forget(self, number: int) -> None:
+        """Let go of a class that is no more."""
+        self._values.pop(number, None)
+
+    def classes(self) -> dict[bytes, int]:
+        """Return the class of every entry in the table."""
+        return {key: number_of(value) for key, value in self.have.items()}
+
+    def read_back(self, *, keep: bool) -> None:
+        """Look at the whole table; what nobody wants stays with ``keep``."""
+        self.uses = {}
+        super().read_back(keep=keep)
+
+    def moves(self) -> list[Move]:
+        """Return the entries that are to change."""
+        pairs = ((key, self.have.get(key), self.want.get(key)) for key in self._dirty if self._stirs(key))
+        return [Move(key, number_of(before), number_of(now)) for key, before, now in pairs]
+
+    def waiting(self) -> set[int]:
+        """Return the classes of the entries that could not be written."""
+        return {number_of(self.want[key]) for key in self._dirty if key in self.want}
+
+    def _stirs(self, key: bytes) -> bool:
+        return self.have.get(key) != self.want.get(key) and key not in self._unknown
+
+    def _may(self, key: bytes) -> bool:
+        return super()._may(key) and self._ready(number_of(self.want[key]))
+
+    def _set(self, key: bytes, value: bytes | None) -> None:
+        before = self.have.get(key)
+        super()._set(key, value)
+        for each, change in ((before, -1), (value, 1)):
+            if each is not None:
+                number = number_of(each)
+                self.uses[number] = self.uses.get(number, 0) + change
+                if not self.uses[number]:
+                    del self.uses[number]
+
+    def write_all(self) -> None:
+        """Write everything; what has no room is in ``unfit``."""
+        with contextlib.suppress(DoesNotFit):
+            self.write()
+        if not self._dirty:
+            self.unfit = {}
+
+
+class BlockTable(PeerTable):
+    """``peer_blocks``. A block of IPv6 that is around all of IPv4 gets one beside it that says: these are nobody."""
+
+    def __init__(self, table: Table, ready: Callable[[int], bool]) -> None:
+        super().__init__(table, ready)
+        self.index = Blocks()
+        """The classes in the table, by block."""
+
+    def place(self, key: bytes, number: int | None) -> None:
+        """Want an entry of a class, or with None no entry."""
+        if key == ALL_V4.key and number is None and any(map(_is_around, self.have.keys() | self.want.keys())):
+            number = NOBODY
+        super().place(key, number)
+        if number is not None and _is_around(key) and ALL_V4.key not in self.want:
+            super().place(ALL_V4.key, NOBODY)
+
+    def tidy(self) -> None:
+        """Let go of the block beside those that are around all of IPv4, when they are gone."""
+        if number_of(self.want.get(ALL_V4.key, b"\1")) == NOBODY and not any(
+            map(_is_around, self.have.keys() | self.want.keys())
+        ):
+            super().place(ALL_V4.key, None)
+
+    def read_back(self, *, keep: bool) -> None:
+        """Look at the whole table; what nobody wants stays with ``keep``."""
+        self.index = Blocks()
+        super().read_back(keep=keep)
+
+    def _ranked(self, keys: Iterable[bytes]) -> Iterable[bytes]:
+        return sorted(keys, key=lambda key: key != ALL_V4.key)
+
+    def _set(self, key: bytes, value: bytes | None) -> None:
+        super()._set(key, value)
+        block = unpack_block(key)
+        if value is not None:
+            self.index.set(block, number_of(value))
+        elif block in self.index:
+            self.index.drop(block)
+
+
+def _is_around(key: bytes) -> bool:
+    block = unpack_block(key)
+    return not block.v4 and block.length < MAPPED and ALL_V4.prefix >> (MAPPED - block.length) == block.prefix
+
+
+class Phase(enum.Enum):
+    """What of the rules may be written now."""
+
+    UNSEEN = 1
+    """What no packet can meet: of groups that no pod has, or classes that nobody is in."""
+    CLASSES = 2
+    EVERYBODY = 3
+    """What is said of who is in no class that has a rule; after all that shall differ from it."""
+    ALIKE = 4
+    """What goes because it is said of everybody now."""
+    REST = 5
+
+
+class Lazy(Keyed):
+    """A table whose entries go a moment after nobody wants them: a program that runs may still come to them."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__(table)
+        self._ripe: set[bytes] = set()
+
+    def ripen(self) -> bool:
+        """Let what nobody wants now be removed next time; returns whether there is anything."""
+        self._ripe = {key for key in self._dirty if key not in self.want and key in self.have} - self._unknown
+        return bool(self._ripe)
+
+    def _may_go(self, key: bytes) -> bool:
+        return super()._may_go(key) and key in self._ripe
+
+
+class RuleTable(Lazy):
+    """``rules``, written in phases. ``seen_groups``, ``seen_class``: what packets can meet."""
+
+    def __init__(self, table: Table, seen_class: Callable[[int], bool]) -> None:
+        super().__init__(table)
+        self.phase = Phase.REST
+        self.seen_groups: Collection[int] = ()
+        self.held: set[int] = set()
+        """Groups that have no room: nothing of theirs is written."""
+        self._seen_class = seen_class
+
+    def effective(self, group: int, number: int, direction: int) -> tuple[bytes | None, bytes | None]:
+        """Return what is said of a class: in the table, and as wanted (the same for a group that nobody wants)."""
+        key, everybody = rule_key(group, number, direction), rule_key(group, NOBODY, direction)
+        before = self.have.get(key) or self.have.get(everybody)
+        if everybody not in self.want:
+            return before, before
+        return before, self.want.get(key) or self.want.get(everybody)
+
+    def seen(self, place: Place) -> bool:
+        """Say whether a packet can meet a rule."""
+        return place.group in self.seen_groups and (place.number == NOBODY or self._seen_class(place.number))
+
+    def pending(self) -> list[tuple[Place, bytes]]:
+        """Return where what is wanted is not in the table, and its value."""
+        return [
+            (place_of(key), self.want[key])
+            for key in self._dirty
+            if key in self.want and self.have.get(key) != self.want[key]
+        ]
+
+    def stirring(self) -> set[int]:
+        """Return the groups whose packets will be told something else."""
+        found = set()
+        for key in self._dirty:
+            place = place_of(key)
+            if place.group in found or place.group in self.held or not self.seen(place):
+                continue
+            wanted = rule_key(place.group, NOBODY, place.direction) in self.want
+            if wanted and self.have.get(key) != self.want.get(key):
+                found.add(place.group)
+        return found
+
+    def hold(self, ports: Iterable[bytes]) -> None:
+        """Find the groups that have no room, here or in ``rule_ports`` (keys that have none there): new ones first."""
+        lost = {key[:8] for key in ports}
+        needs: dict[int, int] = {}
+        self.held = set()
+        for place, value in self.pending():
+            needs[place.group] = needs.get(place.group, 0) + (rule_key(*place) not in self.have)
+            if value[_PORTS] in lost:
+                self.held.add(place.group)
+        room = self.room
+        if sum(needs.values()) <= room:
+            return
+        for group in sorted(needs, key=lambda each: (each not in self.seen_groups, needs[each], each)):
+            if needs[group] > room:
+                self.held.add(group)
+            else:
+                room -= needs[group]
+
+    def write_phase(self, phase: Phase) -> None:
+        """Write what may be written in a phase; raises ``TableError``."""
+        self.phase = phase
+        try:
+            self.write(put=phase not in {Phase.ALIKE, Phase.REST}, delete=phase in {Phase.ALIKE, Phase.REST})
+        except DoesNotFit:
+            self.unfit = {}
+
+    def _may(self, key: bytes) -> bool:
+        if key not in self.want:
+            return False
+        place = place_of(key)
+        if place.group in self.held:
+            return False
+        match self.phase:
+            case Phase.UNSEEN:
+                return not self.seen(place)
+            case Phase.CLASSES:
+                return place.number != NOBODY
+            case _:
+                return True
+
+    def _may_go(self, key: bytes) -> bool:
+        if self.phase == Phase.REST or key in self._unknown:
+            return super()._may_go(key)
+        place = place_of(key)
+        told = rule_key(place.group, NOBODY, place.direction) in self.want
+        return told and place.number != NOBODY and self.seen(place) and place.group not in self.held
+
+
+class RuleNames:
+    """The names of rules, among others' in ``names``. They are for people: without room there is none."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._there: set[int] = set()  # in the table when we came, whoever's they are
+        self._dirty: dict[int, None] = {}
+        self._full = False
+
+    def read_back(self, names: Mapping[int, str]) -> None:
+        """Look which names are there."""
+        self._there = {int.from_bytes(key, "little") for key, *_ in self._table.items()}
+        self._dirty = dict.fromkeys(names)
+
+    def change(self, names: Iterable[int]) -> None:
+        """Take in which names may be others."""
+        self._dirty.update(dict.fromkeys(names))
+
+    def write(self, names: Mapping[int, str]) -> None:
+        """Write names that are missing or others."""
+        try:
+            fresh = {each: None for each in self._dirty if each in names and each not in self._there}
+            if fresh:
+                keys = [each.to_bytes(8, "little") for each in fresh]
+                self._table.put_batch(keys, [abi.pack_name(names[each]) for each in fresh])
+                self._there.update(fresh)
+            for each in [each for each in self._dirty if each in names]:
+                if each not in fresh:
+                    readback.name(self._table, each, names[each])
+                del self._dirty[each]
+        except TableFull:
+            self._dirty = {each: None for each in self._dirty if each not in names}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is left to write or to remove."""
+        return bool(self._dirty)
+
+    def remove(self, names: Mapping[int, str]) -> None:
+        """Remove names that nothing has any more."""
+        gone = [each for each in self._dirty if each not in names]
+        self._table.delete_batch([each.to_bytes(8, "little") for each in gone])
+        self._there.difference_update(gone)
+        for each in gone:
+            del self._dirty[each]
