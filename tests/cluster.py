@@ -31,12 +31,9 @@ from ebpfnet.reconcile.reconciler import Reconciler
 
 TCP, UDP, SCTP = abi.Protocol.TCP, abi.Protocol.UDP, abi.Protocol.SCTP
 NODE = "node-a"
-WRITTEN = ("services", "sets", "slots", "members", "ranges", "blocks", "node", "pods", "names") + (
-    "peers",
-    "peer_blocks",
-    "rules",
-    "rule_ports",
-    "generations",
+WRITTEN = (
+    *("services", "sets", "slots", "members", "ranges", "blocks", "node", "pods", "names"),
+    *("peers", "peer_blocks", "rules", "rule_ports", "generations"),
 )
 
 

@@ -203,7 +203,7 @@ class Reconciler(Writing):
     @property
     def next_retry(self) -> float | None:
         """When ``retry`` has something to do, on the clock; None: never."""
-        times = (self._units.backlog.next, self._units.drift.next, self.policies.tidy_at)
+        times = (self._units.backlog.next, self._units.drift.next, self._tidy_at)
         return min((when for when in times if when is not None), default=None)
 
     @property

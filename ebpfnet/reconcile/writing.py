@@ -141,6 +141,11 @@ class Writing:
         finally:
             self._refusals.told += self.policies.problems != before
 
+    @property
+    def _tidy_at(self) -> float | None:
+        """When to remove what policies left behind; None: there is nothing, or something else comes first."""
+        return self.policies.tidy_at if POLICIES not in self._units.backlog else None
+
     def _tidy_policies(self) -> None:
         self.policies.tidy(self._pods.look(), self._flip_pods)
 
@@ -226,8 +231,7 @@ class Writing:
         if due:
             self._lead()
             self._use_room()
-        tidy_at = self.policies.tidy_at
-        if tidy_at is not None and tidy_at <= self._clock() and POLICIES not in units.backlog:
+        if self._tidy_at is not None and self._tidy_at <= self._clock():
             units.attempt(POLICIES, self._tidy_policies)
             yield
         if not units.drift.due():

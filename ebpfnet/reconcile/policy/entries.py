@@ -9,7 +9,7 @@ from ebpfnet.compile.policy.entries import rule_entries
 from ebpfnet.compile.policy.outcome import Outcome
 from ebpfnet.reconcile.keyed import Keyed
 
-_ID = slice(0, 8)  # of a value of ``rules`` and ``rule_ports``
+_ID, _PORTS = slice(0, 8), slice(8, 16)  # of a value of ``rules`` and ``rule_ports``
 
 
 class Entry:
@@ -33,6 +33,7 @@ class Entries:
         self._held: dict[Outcome, Entry] = {}
         self._texts: dict[int, str] = {}
         self._uses: dict[int, int] = {}  # of a name
+        self._sharing: dict[bytes, int] = {}  # entries, by the number of their ranges of ports
         self._told: dict[int, None] = {}
 
     @property
@@ -50,6 +51,8 @@ class Entries:
         entry = self._held.get(outcome)
         if entry is None:
             entry = self._held[outcome] = Entry(outcome)
+            if entry.ports:  # others may differ in what they say of all other ports only
+                self._sharing[entry.value[_PORTS]] = self._sharing.get(entry.value[_PORTS], 0) + 1
             for key, value in entry.ports.items():
                 self._ports.ask(key, value)
             for each in entry.names:
@@ -68,8 +71,12 @@ class Entries:
         if entry.uses:
             return
         del self._held[entry.outcome]
-        for key in entry.ports:
-            self._ports.ask(key, None)
+        if entry.ports:
+            self._sharing[entry.value[_PORTS]] -= 1
+            if not self._sharing[entry.value[_PORTS]]:
+                del self._sharing[entry.value[_PORTS]]
+                for key in entry.ports:
+                    self._ports.ask(key, None)
         for each in entry.names:
             self._uses[each] -= 1
             if not self._uses[each]:

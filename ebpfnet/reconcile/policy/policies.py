@@ -15,6 +15,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 from ebpfnet import abi
+from ebpfnet.compile.pods import pod_id
 from ebpfnet.maps.table import Table
 from ebpfnet.model.cluster import Cluster
 from ebpfnet.model.facts import PodPort, Policy, Problem, Ref
@@ -33,7 +34,7 @@ from ebpfnet.reconcile.sets import DoesNotFit
 GRACE_S = 0.05
 CLOSED = abi.identify("group of pods whose rules are not there yet")
 """A group without rules: nothing passes."""
-_GROUP = slice(24, 32)  # of a value of ``pods``
+_ID, _GROUP = slice(16, 24), slice(24, 32)  # of a value of ``pods``
 
 
 class Policies:
@@ -124,7 +125,8 @@ class Policies:
             self.classes.fill(likeness, [each for packed in group.addresses.values() for each in split(packed)])
         for namespace in cluster.namespaces.values():
             self.classes.set_namespace(namespace.ref.name, namespace.labels)
-        for policy in (*cluster.policies.values(), *cluster.cluster_policies.values()):
+        policies: list[Policy] = [*cluster.policies.values(), *cluster.cluster_policies.values()]
+        for policy in policies:
             self.subjects.set_policy(policy.ref, policy)
         for ref in cluster.pods:
             self.set_pod(ref)
@@ -206,7 +208,7 @@ class Policies:
     def group(self, ref: Ref, current: int | None) -> int:
         """Return the group that a pod is to have in the table now; ``current`` is what it has, None: it is new."""
         wanted = self._groups.get(ref, NOBODY)
-        if wanted == NOBODY or wanted == current or wanted not in self._unready:
+        if wanted in {NOBODY, current} or wanted not in self._unready:
             return wanted
         return CLOSED if current is None else current
 
@@ -311,7 +313,7 @@ class Policies:
 
     # Whose flows are judged again
 
-    def _stirred(self, pods: Mapping[bytes, bytes]) -> set[int]:
+    def _stirred(self, table: Mapping[bytes, bytes]) -> set[int]:
         """Return the interfaces of pods that may be told something else."""
         groups = self.rules.stirring()
         moves = {
@@ -324,17 +326,12 @@ class Policies:
                     was, _ = self.rules.effective(group, before, direction)
                     if was != self.rules.effective(group, now, direction)[1]:
                         groups.add(group)
-        cluster = self._cluster
-        flips = {
-            pack(address): self._groups.get(ref, NOBODY)
-            for ref in self._flips
-            if ref in cluster.pods
-            for address in cluster.pods[ref].addresses
-        }
+        pods = self._cluster.pods
+        flips = {pod_id(pods[ref]): self._groups.get(ref, NOBODY) for ref in self._flips if ref in pods}
         found = set()
-        for key, value in pods.items() if groups or flips else ():
+        for value in table.values() if groups or flips else ():
             group = _group(value)
-            if group in groups or flips.get(key, group) != group:
+            if group in groups or flips.get(int.from_bytes(value[_ID], "little"), group) != group:
                 found.add(int.from_bytes(value[:4], "little"))
         return found
 

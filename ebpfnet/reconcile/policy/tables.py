@@ -250,7 +250,8 @@ class RuleTable(Lazy):
         """Write what may be written in a phase; raises ``TableError``."""
         self.phase = phase
         try:
-            self.write(put=phase not in {Phase.ALIKE, Phase.REST}, delete=phase in {Phase.ALIKE, Phase.REST})
+            puts = phase in {Phase.UNSEEN, Phase.CLASSES, Phase.EVERYBODY}
+            self.write(put=puts, delete=phase in {Phase.UNSEEN, Phase.ALIKE, Phase.REST})
         except DoesNotFit:
             self.unfit = {}
 
@@ -272,8 +273,11 @@ class RuleTable(Lazy):
         if self.phase == Phase.REST or key in self._unknown:
             return super()._may_go(key)
         place = place_of(key)
-        told = rule_key(place.group, NOBODY, place.direction) in self.want
-        return told and place.number != NOBODY and self.seen(place) and place.group not in self.held
+        if place.group in self.held or rule_key(place.group, NOBODY, place.direction) not in self.want:
+            return False
+        if place.group not in self.seen_groups:  # it comes back before all of it was gone
+            return True
+        return self.phase == Phase.ALIKE and self.seen(place)
 
 
 class RuleNames:

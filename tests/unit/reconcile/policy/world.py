@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from hypothesis import strategies as st
 
 from ebpfnet import abi
-from ebpfnet.maps.judge import Judgement, class_of, judge
+from ebpfnet.maps.judge import judge
 from ebpfnet.maps.table import Table
 from ebpfnet.model.facts import (
     Action,
@@ -81,7 +81,7 @@ def policy(
 
 labels = st.sampled_from([(), (("app", "web"),), (("app", "db"),), (("app", "web"), ("tier", "x"))])
 ports = st.sampled_from([(), (PodPort("http", TCP, 80),), (PodPort("http", TCP, 81), PodPort("dns", UDP, 53))])
-namespaces = st.sampled_from(NAMESPACES)
+namespaces = st.sampled_from(["default", "default", "default", "other"])
 selectors = st.sampled_from([EVERYTHING, where("app", "web"), where("app", "db"), where("tier", negated=True)])
 blocks = st.sampled_from(
     [
@@ -163,6 +163,19 @@ events = st.one_of(
     st.builds(lambda n: Delete(Ref(Kind.NAMESPACE, "", n)), namespaces),
 )
 
+BASE = [
+    Upsert(namespace("default", (("kubernetes.io/metadata.name", "default"),))),
+    Upsert(namespace("other", (("kubernetes.io/metadata.name", "other"), ("team", "red")))),
+    Upsert(pod("a", (("app", "web"),), (PodPort("http", TCP, 80),))),
+    Upsert(pod("b", (("app", "db"),))),
+    Upsert(pod("c")),
+    Upsert(peer("x", (("app", "web"),), (PodPort("http", TCP, 81),))),
+    Upsert(peer("y", (("app", "db"),), namespace="other")),
+    Upsert(policy("q", ingress=[PolicyRule((PodPeer(where("app", "web")),), (PolicyPort(TCP, 80, 80),))])),
+]
+"""Where every series of events begins."""
+series = st.lists(events, min_size=3, max_size=16).map(lambda some: [*BASE, *some])
+
 ADDRESSES = [packed(each) for own in (*LOCAL.values(), *REMOTE.values()) for each in own] + [*map(packed, OUTSIDE)]
 HERE = [packed(each) for own in LOCAL.values() for each in own]
 PROBES = [
@@ -206,6 +219,3 @@ def scratch(changes: Sequence[Upsert]) -> dict[str, Table]:
     reconciler.apply([*changes, Synced()])
     settle(reconciler, clock)
     return tables
-
-
-__all__ = ["Judgement", "class_of"]
