@@ -14,14 +14,17 @@ from ebpfnet.compile.pods import Wires, owners
 from ebpfnet.model.facts import (
     Accepted,
     Change,
+    ClusterNetworkPolicy,
     Delete,
     EndpointSlice,
     Fact,
     IPAddress,
     Kind,
+    NetworkPolicy,
     Peer,
     PeersKnown,
     Pod,
+    Policy,
     Problem,
     Ref,
     Refused,
@@ -31,6 +34,7 @@ from ebpfnet.model.facts import (
 )
 from ebpfnet.model.host import Host
 from ebpfnet.reconcile.departures import Departures
+from ebpfnet.reconcile.policy.subjects import narrowed, selection
 from ebpfnet.reconcile.routes import Fate
 from ebpfnet.reconcile.units import ALL, PODS
 from ebpfnet.reconcile.writing import Writing
@@ -110,8 +114,18 @@ class Reconciler(Writing):
                 self._move(fact.ref, lambda: self.cluster.set_pod(fact))
             case Peer():
                 self._move(fact.ref, lambda: self.cluster.note(fact))
+            case NetworkPolicy() | ClusterNetworkPolicy():
+                for step in self._policy_steps(fact):
+                    self._note(fact.ref, lambda step=step: self.cluster.note(step))  # type: ignore[misc]
             case _:
                 self._note(fact.ref, lambda: self.cluster.note(fact))
+
+    def _policy_steps(self, policy: Policy) -> list[Policy]:
+        """Return the versions that lead to a policy: pods leave it as it was, then it changes, then pods come to it."""
+        before = self.cluster.policies.get(policy.ref) or self.cluster.cluster_policies.get(policy.ref)
+        if before is None or not self.synced or selection(before) == selection(policy):
+            return [policy]
+        return [narrowed(before, policy), narrowed(policy, before), policy]
 
     def _delete(self, ref: Ref) -> None:
         self._refusals.accept(ref)

@@ -263,7 +263,7 @@ class Policies:
     def _plan(self) -> None:
         """Plan to remove what nobody needs by now."""
         ripe = [table.ripen() for table in (self.rules, self.ports)]
-        left = any(ripe) or self.regimes.idle or bool(self._leaving()) or self._names.waiting
+        left = any(ripe) or self.regimes.idle or bool(self._leaving()) or self._names.waiting or self.blocks.untidy
         self.tidy_at = self._clock() + GRACE_S if left else None
 
     def _leaving(self) -> list[int]:

@@ -7,12 +7,27 @@ one policy about all kinds of pods that it may select, or all policies about one
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ebpfnet.compile.policy.subjects import Subject, subject_of
 from ebpfnet.model.cluster import Cluster
 from ebpfnet.model.facts import Kind, NetworkPolicy, Pod, Policy, Ref
-from ebpfnet.model.labels import Labels
+from ebpfnet.model.labels import Labels, Selector
 from ebpfnet.model.peers import Likeness, named_ports
+
+
+def selection(policy: Policy) -> tuple[Selector, ...]:
+    """Return what selects the pods of a policy."""
+    return (policy.pods,) if isinstance(policy, NetworkPolicy) else (policy.namespaces, policy.pods)
+
+
+def narrowed(policy: Policy, other: Policy) -> Policy:
+    """Return a policy for those pods only that another version of it selects, too."""
+    pods = Selector((*policy.pods.requirements, *other.pods.requirements))
+    if isinstance(policy, NetworkPolicy) or isinstance(other, NetworkPolicy):
+        return replace(policy, pods=pods)
+    chosen = Selector((*policy.namespaces.requirements, *other.namespaces.requirements))
+    return replace(policy, pods=pods, namespaces=chosen)
 
 
 class Sort:

@@ -129,10 +129,14 @@ class BlockTable(PeerTable):
 
     def tidy(self) -> None:
         """Let go of the block beside those that are around all of IPv4, when they are gone."""
-        if number_of(self.want.get(ALL_V4.key, b"\1")) == NOBODY and not any(
-            map(_is_around, self.have.keys() | self.want.keys())
-        ):
+        if self.untidy:
             super().place(ALL_V4.key, None)
+
+    @property
+    def untidy(self) -> bool:
+        """Whether that block is there in vain."""
+        beside = ALL_V4.key in self.want and number_of(self.want[ALL_V4.key]) == NOBODY
+        return beside and not any(map(_is_around, self.have.keys() | self.want.keys()))
 
     def read_back(self, *, keep: bool) -> None:
         """Look at the whole table; what nobody wants stays with ``keep``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -72,11 +73,11 @@ def policy(
     ingress: Sequence[PolicyRule] | None = (),
     egress: Sequence[PolicyRule] | None = None,
     namespace: str = "default",
-    **more: bool,
+    **more: Any,
 ) -> NetworkPolicy:
     ref = Ref(Kind.NETWORK_POLICY, namespace, name)
-    rules = (None if each is None else tuple(each) for each in (ingress, egress))
-    return NetworkPolicy(ref, pods, *rules, **more)
+    incoming, outgoing = (None if each is None else tuple(each) for each in (ingress, egress))
+    return NetworkPolicy(ref, pods, incoming, outgoing, **more)
 
 
 labels = st.sampled_from([(), (("app", "web"),), (("app", "db"),), (("app", "web"), ("tier", "x"))])
