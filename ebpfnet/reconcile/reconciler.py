@@ -150,11 +150,8 @@ class Reconciler(Writing):
         self.policies.move(before, self.cluster.peers.find(ref))
 
     def _tell_policies(self, ref: Ref) -> None:
-        """Let policies look at what was taken in; what they are about to write comes first, for each state is one."""
+        """Let policies look at what was taken in."""
         cluster, policies = self.cluster, self.policies
-        if self.synced:
-            policies.prepare()
-            self._write_policies()
         match ref.kind:
             case Kind.NETWORK_POLICY:
                 policies.set_policy(ref, cluster.policies.get(ref))
@@ -167,6 +164,9 @@ class Reconciler(Writing):
 
     def _note(self, ref: Ref, work: Callable[[], None]) -> None:
         """Take in or forget what matters to services only if it is a node, or says where cluster IPs come from."""
+        if self.synced and ref.kind != Kind.SERVICE_CIDR:  # what was there before is a state of its own
+            self.policies.prepare()
+            self._write_policies()
         if ref.kind not in {Kind.NODE, Kind.SERVICE_CIDR}:
             work()
             self._tell_policies(ref)

@@ -224,6 +224,8 @@ class Policies:
         """Write all that follows. ``pods`` is the table (None: not known), ``settle_pods`` brings it in line."""
         self.prepare()
         if not self._flips and all(table.settled for table in self.tables.values()) and not self.generations.open:
+            if self.tidy_at is None and (self.regimes.idle or self._names.waiting):
+                self._end()
             return
         self._names.write(self.entries.names)
         with contextlib.suppress(DoesNotFit):

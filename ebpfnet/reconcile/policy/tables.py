@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -144,7 +145,7 @@ class BlockTable(PeerTable):
         super().read_back(keep=keep)
 
     def _ranked(self, keys: Iterable[bytes]) -> Iterable[bytes]:
-        return sorted(keys, key=lambda key: key != ALL_V4.key)
+        return sorted(keys, key=_length, reverse=True)  # what is left out of a block is known before the block is
 
     def _set(self, key: bytes, value: bytes | None) -> None:
         super()._set(key, value)
@@ -153,6 +154,10 @@ class BlockTable(PeerTable):
             self.index.set(block, number_of(value))
         elif block in self.index:
             self.index.drop(block)
+
+
+def _length(key: bytes) -> int:
+    return int.from_bytes(key[:4], sys.byteorder)
 
 
 def _is_around(key: bytes) -> bool:
