@@ -212,6 +212,10 @@ class Policies:
             return wanted
         return CLOSED if current is None else current
 
+    def pods_of(self) -> dict[int, set[Ref]]:
+        """Return the groups that pods are to have, and which pods."""
+        return {group: pods for group, pods in self._pods.items() if pods}
+
     def enforced(self, ref: Ref) -> bool:
         """Say whether a policy is as the last version that came in says, for all pods of this node."""
         groups = self.regimes.groups_of(ref)

@@ -185,6 +185,10 @@ class Regimes:
         """Whether something is asked that nobody needs."""
         return bool(self._idle or self._former)
 
+    def numbers(self, group: int, direction: int) -> list[int]:
+        """Return the classes of which something else is said than of everybody."""
+        return list(self._ways[group, direction].entries)
+
     def with_entries(self, numbers: Collection[int]) -> set[int]:
         """Return the groups that say something of one of these classes."""
         return {way[0] for way, rules in self._ways.items() if not rules.entries.keys().isdisjoint(numbers)}

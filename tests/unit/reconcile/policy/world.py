@@ -190,8 +190,8 @@ PROBES = [
 
 
 def verdicts(tables: Mapping[str, Table]) -> list[tuple[object, ...]]:
-    """What every probe meets; the class of the peer is only a number."""
-    return [tuple(judge(tables, *probe)._replace(peers=0)) for probe in PROBES]
+    """What every probe meets; by which group and class does not matter."""
+    return [tuple(judge(tables, *probe)._replace(peers=0, group=0)) for probe in PROBES]
 
 
 def shape(tables: Mapping[str, Table]) -> dict[str, object]:
