@@ -45,7 +45,7 @@ def equals(key: str, value: str) -> Selector:
 def labels(number: int) -> Labels:
     """Return the labels of a pod: of its application, and two that policies seldom speak of."""
     app = number // NAMESPACES % APPS
-    return ("app", f"app-{app:02}"), ("pod-template-hash", f"{app * 7919:x}"), ("version", f"v{number % 3}")
+    return ("app", f"app-{app:02}"), ("pod-template-hash", f"{app * 7919:x}"), ("version", f"v{app % 3}")
 
 
 def team(number: int) -> str:

@@ -141,6 +141,17 @@ class Buckets(Generic[T]):
         """Take in what is known of a packed address."""
         self._buckets.setdefault(bucket_of(address), {})[address] = what
 
+    def put(self, address: bytes, what: T) -> bool:
+        """Take in what is known of a packed address, if nothing was; says whether."""
+        name = address[:_BUCKET_V4] if address.startswith(abi.V4_PREFIX) else address[:_BUCKET_V6]
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = {}
+        elif address in bucket:
+            return False
+        bucket[address] = what
+        return True
+
     def drop(self, address: bytes) -> None:
         """Forget a packed address."""
         name = bucket_of(address)

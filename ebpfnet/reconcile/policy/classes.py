@@ -94,10 +94,9 @@ class Classes:
         alone = (group,)
         slow = bool(group.answers or self._at or self.questions.blocks)
         for address in addresses:
-            if slow or address in self._loose or self._homes.get(address) is not None:
+            if slow or address in self._loose or not self._homes.put(address, alone):
                 self.enter(likeness, address)
             else:
-                self._homes.set(address, alone)
                 group.plain[address] = None
 
     def leave(self, likeness: Likeness, address: bytes) -> None:

@@ -64,6 +64,7 @@ class Questions:
         self._near: dict[str, _Index] = {}  # of pods of one namespace
         self._far = _Index()  # of pods of namespaces with some labels, by the pods' labels
         self._wide = _Index()  # the same where pods need none: by the namespaces' labels
+        self._chosen: dict[int, dict[Labels, bool]] = {}  # whether a predicate means namespaces with such labels
         self._ports: dict[HasPort, int] = {}
         self._nodes: dict[int, NodesWhere] = {}
 
@@ -93,6 +94,7 @@ class Questions:
         """Ask something no longer; returns its number."""
         number = self.numbers.pop(predicate)
         del self._asked[number]
+        self._chosen.pop(number, None)
         match predicate:
             case PodsWhere(namespace):
                 index, pairs = self._place(predicate)
@@ -125,16 +127,23 @@ class Questions:
         if namespace_labels is not None:
             candidates.update(self._far.find(labels))
             candidates.update(self._wide.find(namespace_labels))
-        known = namespace_labels or ()
-        found = [
-            number
-            for number in candidates
-            if self._asked[number].means(namespace, known, labels)  # type: ignore[union-attr]  # all are PodsWhere
-        ]
+        found = [number for number in candidates if self._means(number, namespace, namespace_labels, labels)]
         if self._ports:
             asked = (self._ports.get(HasPort(each.name, each.protocol, each.port)) for each in ports)
             found += [number for number in asked if number is not None]
         return frozenset(found) if found else NONE
+
+    def _means(self, number: int, namespace: str, namespace_labels: Labels | None, labels: Labels) -> bool:
+        """Say whether pods are meant; which namespaces are is remembered: they have many pods."""
+        asked = self._asked[number]
+        assert isinstance(asked, PodsWhere)
+        if asked.namespaces is None or namespace_labels is None:
+            return asked.means(namespace, (), labels)
+        known = self._chosen.setdefault(number, {})
+        chosen = known.get(namespace_labels)
+        if chosen is None:
+            chosen = known[namespace_labels] = asked.namespaces.matches(namespace_labels)
+        return chosen and asked.pods.matches(labels)
 
     def of_node(self, labels: Labels) -> Answers:
         """Return what a node answers with yes."""

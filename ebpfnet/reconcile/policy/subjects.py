@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from ebpfnet.abi import Direction
+from ebpfnet.compile.policy.statements import port_names
 from ebpfnet.compile.policy.subjects import Subject, subject_of
 from ebpfnet.model.cluster import Cluster
 from ebpfnet.model.facts import Kind, NetworkPolicy, Pod, Policy, Ref
@@ -121,6 +123,9 @@ class Subjects:
             was = sort.selected.pop(ref, None)
             if policy is not None and self._selects(policy, sort):
                 sort.selected[ref] = policy
+                touched = True
+                if was is not None and not any(port_names(each, Direction.INGRESS) for each in (was, policy)):
+                    continue  # the same policies, and none asks what its ports are called
             elif was is None:
                 continue
             self._stale[sort] = None

@@ -97,12 +97,16 @@ class PeerTable(Keyed):
     def _set(self, key: bytes, value: bytes | None) -> None:
         before = self.have.get(key)
         super()._set(key, value)
-        for each, change in ((before, -1), (value, 1)):
-            if each is not None:
-                number = number_of(each)
-                self.uses[number] = self.uses.get(number, 0) + change
-                if not self.uses[number]:
-                    del self.uses[number]
+        if before == value:
+            return
+        if before is not None:
+            number = number_of(before)
+            self.uses[number] -= 1
+            if not self.uses[number]:
+                del self.uses[number]
+        if value is not None:
+            number = number_of(value)
+            self.uses[number] = self.uses.get(number, 0) + 1
 
     def write_all(self) -> None:
         """Write everything; what has no room is in ``unfit``."""
