@@ -28,7 +28,7 @@ ALLOWED = Answer("allow")
 
 
 class Flow(NamedTuple):
-    """A connection, or an echo request (``ICMP``, port 0), after translation."""
+    """A connection, or an echo request (``ICMP``, port 0), after translation; addresses in canonical spelling."""
 
     source: str
     destination: str
@@ -64,7 +64,7 @@ class Oracle:
                 and item["status"].get("phase") not in {"Succeeded", "Failed"}
             ):
                 for entry in item["status"].get("podIPs") or ():
-                    self.pods[entry["ip"]] = item
+                    self.pods[_canonical(entry["ip"])] = item
 
     def ask(self, flow: Flow) -> Answer:
         """Say what happens: egress of the source, then ingress of the destination; the first that denies is why."""
@@ -274,7 +274,11 @@ def _hosted(pod: Manifest) -> bool:
 
 
 def _addresses(node: Manifest) -> list[str]:
-    return [each["address"] for each in node["status"]["addresses"]]
+    return [_canonical(each["address"]) for each in node["status"]["addresses"]]
+
+
+def _canonical(address: str) -> str:
+    return str(ipaddress.ip_address(address))
 
 
 def _labels(item: Manifest) -> dict[str, str]:
