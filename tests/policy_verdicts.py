@@ -97,9 +97,11 @@ class Verdicts:
             network = [each for each in self.policies.values() if isinstance(each, NetworkPolicy)]
             wide = [each for each in self.policies.values() if isinstance(each, ClusterNetworkPolicy)]
             subject = subject_of(pod, self.namespaces[pod.ref.namespace], network, wide)
-            self.regimes[key] = subject and regime(
-                subject, self.policies, direction, graceful=self.graceful, numbers=self.numbers, parts=self.parts
-            )
+            self.regimes[key] = None
+            if subject is not None:
+                self.regimes[key] = regime(
+                    subject, self.policies, direction, graceful=self.graceful, numbers=self.numbers, parts=self.parts
+                )
         return self.regimes[key]
 
     def cell(self, under: Regime, address: IPAddress) -> frozenset[Predicate]:
