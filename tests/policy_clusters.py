@@ -46,15 +46,15 @@ class Cluster:
         return [*self.nodes, *self.namespaces, *self.pods, *self.policies, *self.cluster_policies]
 
     def flows(self, count: int) -> list[Flow]:
-        """Return connections with at least one pod at an end, in both families, at ports that something speaks of."""
+        """Return connections, of pods mostly, in both families, to ports that something speaks of."""
         ports = [*NUMBERS, 1, 79, 81, 8079, 8082, 9089, 9091, 65535]
         found: list[Flow] = []
         while len(found) < count:
             family = self.dice.randrange(2)
-            ends = [str(ipaddress.ip_address(self._address(family))) for _ in range(2)]
+            source, destination = (str(ipaddress.ip_address(self._address(family))) for _ in range(2))
             protocol = self.dice.choice([*PROTOCOLS, *PROTOCOLS, "ICMP"])
             port = self.dice.choice(ports) if self.dice.random() < 0.8 else self.dice.randint(1, 65535)
-            found.append(Flow(*ends, protocol, 0 if protocol == "ICMP" else port))
+            found.append(Flow(source, destination, protocol, 0 if protocol == "ICMP" else port))
         return found
 
     def _address(self, family: int) -> str:
@@ -68,7 +68,7 @@ class Cluster:
                 str(block[self.dice.choice([0, -1, self.dice.randrange(min(block.num_addresses, 1 << 30))])])
             ] * 9
         fitting = [each for each in others if (":" in each) == bool(family)]
-        return self.dice.choice(fitting)
+        return str(self.dice.choice(fitting))
 
     # Objects
 
