@@ -136,9 +136,10 @@ class Regime:
                 continue
             changed = set(now.statements if now else ()) ^ set(then.statements if then else ())
             for statement in changed:
-                if statement.clauses is None:
+                needed = _needed(statement)
+                if needed is None:
                     return None
-                found.update(clause.needs for clause in statement.clauses)
+                found |= needed
         return frozenset(found)
 
     def _join(self) -> None:
@@ -176,6 +177,16 @@ class Regime:
                 if relevant.isdisjoint(without):
                     found[id(statement)] = statement
         return sorted(found.values(), key=_in_order)
+
+
+def _needed(statement: Statement) -> set[Predicate] | None:
+    """Return what whoever it speaks of answers one of with yes; None: it may speak of anybody."""
+    if statement.clauses is not None:
+        return {clause.needs for clause in statement.clauses}
+    ports = statement.ports
+    if ports is None or any(reach.needs is None for reach in ports):
+        return None
+    return {reach.needs for reach in ports if reach.needs is not None}
 
 
 def _in_order(statement: Statement) -> tuple[int, tuple[int, str, int]]:

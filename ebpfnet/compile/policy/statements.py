@@ -86,8 +86,8 @@ def rules_of(policy: Policy, direction: abi.Direction) -> tuple[PolicyRule | Clu
 
 def port_names(policy: Policy, direction: abi.Direction) -> frozenset[PortName]:
     """Return the named ports whose numbers must be known."""
-    rules = rules_of(policy, direction) or ()
-    return frozenset(each for rule in rules for port in rule.ports if port.name for each in _names(port))
+    named = {port for rule in rules_of(policy, direction) or () for port in rule.ports if port.name}
+    return frozenset(each for port in named for each in _names(port))
 
 
 def statements_of(policy: Policy, direction: abi.Direction, numbers: Numbers) -> tuple[Statement, ...]:

@@ -63,10 +63,10 @@ def subject_of(
         ]
     if not chosen:
         return None
-    asked = frozenset[PortName]().union(*(port_names(policy, abi.Direction.INGRESS) for policy in chosen))
-    ports = {
-        NamedPort(port.name, port.protocol, port.port) for port in pod.ports if (port.name, port.protocol) in asked
-    }
+    ports = {NamedPort(port.name, port.protocol, port.port) for port in pod.ports if port.name}
+    if ports:  # else no rule need be looked at
+        asked = frozenset[PortName]().union(*(port_names(policy, abi.Direction.INGRESS) for policy in chosen))
+        ports = {port for port in ports if (port.name, port.protocol) in asked}
     return make_subject((policy.ref for policy in chosen), ports)
 
 

@@ -190,6 +190,12 @@ def test_parts_of_named_ports_follow_the_numbers():
     assert HasPort("http", 6, 90) in regimes[1].predicates
 
 
+def test_a_new_number_touches_who_has_it_or_another():
+    rule = policy("a", PolicyRule(ports=(PolicyPort(6, 0, 0, "http"),)))
+    regimes = [under(rule, direction=OUT, numbers={("http", 6): frozenset(each)}) for each in ([80], [80, 90])]
+    assert regimes[1].touched(regimes[0]) == frozenset(HasPort("http", 6, port) for port in (80, 90))
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
