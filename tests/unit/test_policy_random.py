@@ -28,7 +28,9 @@ def is_right(answer: Answer, want: Answer) -> bool:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_no_verdict_is_wrong(part: int):
+def test_no_verdict_is_wrong(part: int, monkeypatch: pytest.MonkeyPatch):
+    if part % 2:  # as if every cluster had the many policies for which that pays
+        monkeypatch.setattr("ebpfnet.compile.policy.regime.MANY", 0)
     seen: Counter[str] = Counter()
     for seed in range(SEED + part, SEED + PAIRS // EACH, PARTS):
         cluster = Cluster(seed)

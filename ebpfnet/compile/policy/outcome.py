@@ -128,6 +128,34 @@ def decide(
     return Outcome(base, tuple(spans))
 
 
+def deciding(statements: Iterable[Statement]) -> list[Statement]:
+    """Return those of statements, that all speak of the same peers, which can be the first for some port, in order.
+
+    The others are hidden for every peer alike: 250 policies that allow one port come to one of them.
+    """
+    ordered = sorted(statements, key=in_order)
+    plain = _layers(ordered, frozenset(), View(None, audited=False, graceful=False))
+    first = {id(layer.general) for layer in plain}
+    for layer in plain:
+        for protocol in {each[0] for each in layer.limited}:
+            edges = sorted({edge for each in layer.limited if each[0] == protocol for edge in (each[1], each[2] + 1)})
+            first.update(map(id, _paint(layer, protocol, edges)))
+
+    def may_be_first(each: Statement) -> bool:
+        general = plain[each.stage].general
+        if each.audited or id(each) in first:
+            return True
+        named = any(reach.needs is not None for reach in each.ports or ())
+        return named and (general is None or each.order < general.order)
+
+    return [each for each in ordered if may_be_first(each)]
+
+
+def in_order(statement: Statement) -> tuple[int, tuple[int, str, int]]:
+    """Sort statements by who is asked first."""
+    return statement.stage, statement.order
+
+
 def _append(spans: list[Span], span: Span) -> None:
     """Add a span, to its neighbour if that says the same."""
     last = spans[-1] if spans else None

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ebpfnet import abi
-from ebpfnet.compile.policy.outcome import Isolation, Outcome, View, decide
+from ebpfnet.compile.policy.outcome import Isolation, Outcome, View, decide, deciding, in_order
 from ebpfnet.compile.policy.predicates import Predicate
 from ebpfnet.compile.policy.statements import Numbers, PortName, Statement, port_names, rules_of, statements_of
 from ebpfnet.compile.policy.subjects import Subject
@@ -19,6 +19,9 @@ from ebpfnet.model.facts import NetworkPolicy, Policy, Ref
 KEPT = 256
 """Parts of one policy and direction that are kept: one for each choice of numbers that its named ports have."""
 
+MANY = 16
+"""Statements of one predicate, from which on it pays to look for those that hide others."""
+
 _Asked = tuple[tuple[frozenset[Predicate], Statement], ...]
 """Statements that speak of who answers one predicate with yes, unless he does so with one of these others."""
 
@@ -26,11 +29,12 @@ _Asked = tuple[tuple[frozenset[Predicate], Statement], ...]
 class Part:
     """A policy's statements of one direction, and what they ask."""
 
-    __slots__ = ("asked", "everybody", "isolates", "names", "needs", "policy", "predicates", "statements")
+    __slots__ = ("asked", "everybody", "isolates", "names", "needs", "policy", "port_names", "predicates", "statements")
 
     def __init__(self, policy: Policy, direction: abi.Direction, numbers: Numbers) -> None:
         self.policy = policy
         self.statements = statements_of(policy, direction, numbers)
+        self.port_names = port_names(policy, direction)
         self.isolates = isinstance(policy, NetworkPolicy) and rules_of(policy, direction) is not None
         self.everybody = [each for each in self.statements if each.clauses is None]
         asked: dict[Predicate, list[tuple[frozenset[Predicate], Statement]]] = {}
@@ -100,7 +104,7 @@ class Regime:
         self.parts = parts
         self._graceful = graceful
         self._memo: dict[frozenset[Predicate], Outcome] = {}
-        self._everybody = [each for part in parts.values() for each in part.everybody]
+        self._everybody = deciding(each for part in parts.values() for each in part.everybody)
         self._join()
         self._views = self._see()
         self.names: dict[int, str] = {}
@@ -111,8 +115,7 @@ class Regime:
                 self.names[view.isolation.rule] = view.isolation.text
         self.port_names: frozenset[PortName] = frozenset()
         if direction == abi.Direction.EGRESS:
-            names = (port_names(part.policy, direction) for part in parts.values())
-            self.port_names = frozenset[PortName]().union(*names)
+            self.port_names = frozenset[PortName]().union(*(part.port_names for part in parts.values()))
 
     def outcome(self, cell: frozenset[Predicate]) -> Outcome:
         """Return what is decided for peers that answer these predicates with yes, among any others."""
@@ -147,12 +150,16 @@ class Regime:
         asked: dict[Predicate, _Asked] = {}
         seen: set[Predicate] = set()
         predicates: set[Predicate] = set()
+        many: set[Predicate] = set()
         for part in self.parts.values():
             predicates |= part.predicates
             shared = {each: asked[each] + part.asked[each] for each in seen & part.needs}
             asked.update(part.asked)
             asked.update(shared)
+            many.update(each for each, found in shared.items() if len(found) > MANY)
             seen |= part.needs
+        for each in many:
+            asked[each] = _thinned(asked[each])
         self._asked = asked
         self.predicates = frozenset(predicates)
 
@@ -176,7 +183,13 @@ class Regime:
             for without, statement in self._asked.get(predicate, ()):
                 if relevant.isdisjoint(without):
                     found[id(statement)] = statement
-        return sorted(found.values(), key=_in_order)
+        return sorted(found.values(), key=in_order)
+
+
+def _thinned(asked: _Asked) -> _Asked:
+    """Leave out statements that others of the same peers hide."""
+    kept = deciding(statement for without, statement in asked if not without)
+    return *((frozenset[Predicate](), statement) for statement in kept), *(each for each in asked if each[0])
 
 
 def _needed(statement: Statement) -> set[Predicate] | None:
@@ -187,10 +200,6 @@ def _needed(statement: Statement) -> set[Predicate] | None:
     if ports is None or any(reach.needs is None for reach in ports):
         return None
     return {reach.needs for reach in ports if reach.needs is not None}
-
-
-def _in_order(statement: Statement) -> tuple[int, tuple[int, str, int]]:
-    return statement.stage, statement.order
 
 
 def regime(

@@ -151,6 +151,22 @@ def test_many_overlapping_ranges():
     assert len(under(policy("a", *ranges)).outcome(NOBODY).spans) == len(ranges)
 
 
+def test_what_is_hidden_for_everybody_is_not_looked_at():
+    policies = [policy(f"{index:03}", PolicyRule(ports=(tcp(80 + index % 2),))) for index in range(40)]
+    named = policy("z", PolicyRule(ports=(PolicyPort(6, 0, 0, "http"),)))
+    audited = policy("y", PolicyRule(ports=(tcp(80),)), audited=True)
+    found = under(*policies, named, audited, direction=OUT, numbers={("http", 6): frozenset([80])})
+    assert {each.rule for each in found._everybody} == {rule_id(name, 0, "egress") for name in ("000", "001", "y", "z")}
+
+
+def test_what_is_hidden_for_peers_alike_is_not_looked_at():
+    rules = [PolicyRule((app("x"), IPBlock(NET, (INNER,))), (tcp(80),))] * 40
+    found = under(policy("a", *rules), policy("b", *rules))
+    assert [statement.rule for _, statement in found._asked[asks("x")]] == [rule_id("a")]
+    assert len(found._asked[Within(NET)]) == 80
+    assert found.outcome(frozenset([Within(NET)])).spans == found.outcome(frozenset([asks("x")])).spans
+
+
 def test_named_ports_of_ingress_are_the_subjects():
     rule = PolicyRule(ports=(PolicyPort(6, 0, 0, "http"),))
     found = under(policy("a", rule), ports=(NamedPort("http", 6, 80), NamedPort("http", 6, 90)), numbers={})
