@@ -172,6 +172,7 @@ enum flow_flag {
 	FLOW_HOST = 8,	  /* asked by this node itself: answers go in at the interface that the question left by */
 	FLOW_GONE = 16,	  /* the backend is gone: the next packet ends the connection */
 	FLOW_DIRECT = 32, /* sent on to the backend's node as it came; answers go past us, and have no entry */
+	FLOW_OWN = 64,	  /* asked by this node itself, of a pod and through no service: no policy is asked */
 };
 
 /* Value of `flows`. The other direction's key is reverse(to), and its `to` is reverse(key). */

@@ -23,6 +23,7 @@
 #include "lib/reject.h"	    /* RST and ICMP errors of our own */
 #include "lib/snat.h"	    /* the node in a client's place */
 #include "lib/direct.h"	    /* from node to node in a second header, so that backends answer directly */
+#include "lib/policy.h"	    /* who may talk to whom */
 
 #include "from_pod.c"
 #include "to_pod.c"

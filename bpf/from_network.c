@@ -38,8 +38,8 @@ static __always_inline int lead_on(struct __sk_buff *skb, const struct packet *p
 	return 0;
 }
 
-/* The first packet of a connection. `way`: what another node chose. NULL with *error 0: the host's own, or
- * another plugin's. */
+/* The first packet of a connection. Not remembered yet. `way`: what another node chose. NULL with *error 0: the host's
+ * own, or another plugin's. */
 static __always_inline struct flow *open_from_network(struct __sk_buff *skb, struct packet *p, const struct member *way,
 						      __u64 now, int *error)
 {
@@ -66,7 +66,7 @@ static __always_inline struct flow *open_from_network(struct __sk_buff *skb, str
 		*error = -DROP_SPOOFED_ADDRESS;
 	if (!*error && !pod && (f->flags & FLOW_NAT))
 		*error = lead_on(skb, p, f, now);
-	return *error ? NULL : remember(p, f, now, error);
+	return *error ? NULL : f;
 }
 
 /* Where a packet of a flow goes that is for no process of this node; *mtu is the path's for -DROP_TOO_BIG. Returns 0 or
@@ -135,7 +135,9 @@ static __always_inline int network_error(struct __sk_buff *skb, struct packet *p
 	if (f && (f->flags & FLOW_BESIDE) && (f->flags & FLOW_REPLY)) /* translated at its client's wire */
 		return pass(skb, HOOK_FROM_NETWORK);
 	if (f) /* not about a connection whose far end is here */
-		error = f->from.ifindex ? -DROP_SPOOFED_ADDRESS : translate_error(skb, p, &q, f);
+		error = f->from.ifindex ? -DROP_SPOOFED_ADDRESS : consent_to_error(f);
+	if (f && !error)
+		error = translate_error(skb, p, &q, f);
 	if (!f || error)
 		return pod ? drop(skb, HOOK_FROM_NETWORK, error, &p->tuple) : pass(skb, HOOK_FROM_NETWORK);
 	if (f->flags & FLOW_HOST)
@@ -229,7 +231,8 @@ int from_network(struct __sk_buff *skb)
 		flows.delete(&p.tuple);
 		f = NULL;
 	}
-	if (!f && !error) {
+	bool fresh = !f;
+	if (fresh && !error) {
 		f = open_from_network(skb, &p, &way, now, &error);
 		if (!f && !error)
 			return pass(skb, HOOK_FROM_NETWORK);
@@ -239,8 +242,14 @@ int from_network(struct __sk_buff *skb)
 		return pass(skb, HOOK_FROM_NETWORK); /* translated at its client's wire */
 	} else if (f->from.ifindex) {		     /* a pod of this node as source, from outside */
 		error = -DROP_SPOOFED_ADDRESS;
-	} else {
-		error = track(f, &p, now);
+	}
+	if (f && !error)
+		error = consent(skb, HOOK_FROM_NETWORK, &p, &p.tuple, f, fresh);
+	if (f && !error) {
+		if (fresh)
+			f = remember(&p, f, now, &error);
+		else
+			error = track(f, &p, now);
 	}
 	return follow(skb, &p, f, error);
 }

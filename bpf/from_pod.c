@@ -63,14 +63,16 @@ static __always_inline int pod_error(struct __sk_buff *skb, struct packet *p)
 	if (!error)
 		f = find_error(skb, p, &q, &error);
 	if (f) /* not about somebody else's connection */
-		error = f->from.ifindex != wire.ifindex ? -DROP_SPOOFED_ADDRESS : translate_error(skb, p, &q, f);
+		error = f->from.ifindex != wire.ifindex ? -DROP_SPOOFED_ADDRESS : consent_to_error(f);
+	if (f && !error)
+		error = translate_error(skb, p, &q, f);
 	if (!f || error)
 		return drop(skb, HOOK_FROM_POD, error, &p->tuple);
 	return deliver(skb, p, HOOK_FROM_POD, &p->tuple, f->flags & FLOW_HOST, &f->deliver);
 }
 
-/* The first packet of a connection: who sends, which backend, which wire. */
-static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct packet *p, __u64 now, int *error)
+/* The first packet of a connection: who sends, which backend, which wire. Not remembered yet. */
+static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct packet *p, int *error)
 {
 	struct flow *f = blank_flow(SCRATCH_FORWARD);
 	*error = -DROP_FLOW_TABLE;
@@ -88,7 +90,7 @@ static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct pack
 	if (pod)
 		f->deliver = pod->wire;
 	meet(skb, f, &p->tuple);
-	return remember(p, f, now, error);
+	return f;
 }
 
 int from_pod(struct __sk_buff *skb)
@@ -115,14 +117,21 @@ int from_pod(struct __sk_buff *skb)
 
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow *f = recall(&p, now);
-	if (!f)
-		f = open_flow(skb, &p, now, &error);
+	bool fresh = !f;
+	if (fresh)
+		f = open_flow(skb, &p, &error);
 	else if (f->from.ifindex != skb->ingress_ifindex)
 		error = -DROP_SPOOFED_ADDRESS;
 	else if (!same_mac(f->from.mac, p.mac))
 		error = -DROP_SPOOFED_MAC;
-	else
-		error = track(f, &p, now);
+	if (f && !error)
+		error = consent(skb, HOOK_FROM_POD, &p, &p.tuple, f, fresh);
+	if (f && !error) {
+		if (fresh)
+			f = remember(&p, f, now, &error);
+		else
+			error = track(f, &p, now);
+	}
 	if (refused(error))
 		return reject(skb, &p, HOOK_FROM_POD, error);
 	if (error || !f)

@@ -69,6 +69,7 @@ static __always_inline struct flow *open_beside(struct __sk_buff *skb, struct pa
 	if (pod && pod->wire.ifindex == skb->ingress_ifindex)
 		f->from = pod->wire;
 	meet(skb, f, &p->tuple);
+	f->generation = generation_of(f) - 1; /* not judged: a pod at the other end that is ours is asked there */
 	bool served = f->flags & FLOW_NAT;
 	f = remember(p, f, now, error);
 	if (!served && *error) /* a full table is no reason to stop what is not ours */

@@ -1,14 +1,39 @@
 /* tc egress of a pod's host-side veth: what reaches a pod through the host's stack. Whatever from_pod or from_network
  * delivered went past this hook. */
 
-/* Was it translated already, as a question of this node's own to a service (lib/host.h)? The answers' key is taken then. A
- * connection that is closing says nothing about a new one from the same port. */
-static __always_inline bool asked_by_process(const struct packet *p)
+/* The flow of a packet that was translated on its way here: a question of this node's own to a service (lib/host.h), or one
+ * from another plugin's wire. The answers' key is taken then. A connection that is closing says nothing about a new one from
+ * the same port. */
+static __always_inline struct flow *translated(const struct packet *p, struct tuple *key, __u64 now)
 {
-	struct tuple answer;
-	reverse(&answer, &p->tuple);
-	struct flow *f = flows.lookup(&answer);
-	return f && (f->flags & FLOW_HOST) && !(f->state == FLOW_CLOSING && (p->tcp_flags & TCP_SYN));
+	reverse(key, &p->tuple);
+	struct flow *f = flows.lookup(key);
+	if (!f || !(f->flags & FLOW_REPLY) || flow_over(f, p->tuple.protocol, now))
+		return NULL;
+	return f->state == FLOW_CLOSING && asks_to_connect(p) ? NULL : f;
+}
+
+/* A connection that begins here: this node's own, or one that came in past from_network. Not remembered yet. NULL with
+ * *error 0: to no pod that we know. */
+static __always_inline struct flow *open_to_pod(struct __sk_buff *skb, const struct packet *p, int *error)
+{
+	struct address address = p->tuple.source;
+	struct flow *f = blank_flow(SCRATCH_FORWARD);
+	struct pod *pod = pods.lookup(&address);
+	*error = 0;
+	if (pod && !pod->wire.segment && pod->wire.ifindex != skb->ingress_ifindex) {
+		*error = -DROP_SPOOFED_ADDRESS;
+		return NULL;
+	}
+	bool own = !skb->ingress_ifindex || (marks_of(&address) & MARK_OWN);
+	address = p->tuple.destination;
+	pod = pods.lookup(&address);
+	if (!pod || !f)
+		return NULL;
+	f->to = p->tuple;
+	f->deliver = pod->wire;
+	f->flags = own ? FLOW_OWN : 0;
+	return f;
 }
 
 /* Is an error about what the pod itself sent, untranslated? So deliver() lets go up what can't go on from here. */
@@ -35,6 +60,8 @@ int to_pod(struct __sk_buff *skb)
 		struct quote q = {};
 		f = find_error(skb, &p, &q, &error);
 		if (f)
+			error = consent_to_error(f);
+		if (f && !error)
 			error = translate_error(skb, &p, &q, f);
 		else if (error == -DROP_FLOW_UNKNOWN && quotes_receiver(&p, &q))
 			error = 0;
@@ -43,27 +70,27 @@ int to_pod(struct __sk_buff *skb)
 
 	__u64 now = bpf_ktime_get_coarse_ns();
 	f = recall(&p, now);
-	if (f) {
-		struct hop stack = {};
+	struct tuple key = p.tuple;
+	bool fresh = false, done = false;
+	if (!f) {
+		f = translated(&p, &key, now);
+		done = f;
+	}
+	if (!f) {
+		f = open_to_pod(skb, &p, &error);
+		key = p.tuple;
+		fresh = true;
+	}
+	if (f && !error)
+		error = consent(skb, HOOK_TO_POD, &p, &key, f, fresh);
+	if (f && !error && fresh)
+		f = remember(&p, f, now, &error);
+	else if (f && !error && !done)
 		error = track(f, &p, now);
-		if (error) /* refused at once where its sender is known; here it is not any more */
-			return drop(skb, HOOK_TO_POD, error, &p.tuple);
-		return leave(skb, &p, HOOK_TO_POD, &f->to, f->flags & FLOW_NAT, &stack);
-	}
-	/* From a pod of this node: judged, translated and remembered at from_pod. */
-	struct address address = p.tuple.source;
-	if (pods.lookup(&address))
+	if (error) /* refused at once where its sender is known; here it is not any more */
+		return drop(skb, HOOK_TO_POD, error, &p.tuple);
+	if (!f || fresh || done)
 		return pass(skb, HOOK_TO_POD);
-	if (asked_by_process(&p))
-		return pass(skb, HOOK_TO_POD);
-	address = p.tuple.destination;
-	struct pod *pod = pods.lookup(&address);
-	f = blank_flow(SCRATCH_FORWARD);
-	if (pod && f) {
-		f->to = p.tuple;
-		f->deliver = pod->wire;
-		if (!remember(&p, f, now, &error))
-			return drop(skb, HOOK_TO_POD, error, &p.tuple);
-	}
-	return pass(skb, HOOK_TO_POD);
+	struct hop stack = {};
+	return leave(skb, &p, HOOK_TO_POD, &f->to, f->flags & FLOW_NAT, &stack);
 }

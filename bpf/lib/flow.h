@@ -5,7 +5,7 @@
 #define PORTS_TRIED                                                                                                    \
 	32 /* at random: with 9 of 10 ports in use one connection in 30 fails, and is tried again by its client */
 
-enum scratch_use { SCRATCH_FORWARD, SCRATCH_BACK };
+enum scratch_use { SCRATCH_FORWARD, SCRATCH_BACK, SCRATCH_QUESTION };
 
 /* An entry in the making, all zero: a program's stack of 512 bytes has no room for it. One program at a time runs on a
  * processor, so nobody else uses it. */
@@ -82,6 +82,9 @@ static __always_inline void mirror(struct flow *to, const struct flow *f, const 
 	to->flags = f->flags ^ FLOW_REPLY;
 	to->tcp_flags = 0;
 	to->turn = f->turn;
+	to->generation = f->generation;
+	to->egress_rule = f->egress_rule;
+	to->ingress_rule = f->ingress_rule;
 }
 
 /* The other direction's entry of a flow that `key` found, whose key is put into *other_key. NULL: not there. *taken: a
@@ -146,6 +149,9 @@ static __always_inline int track(struct flow *f, const struct packet *p, __u64 n
 	} else if (other && !taken) {
 		other->state = f->state;
 		other->seen_ns = now;
+		other->generation = f->generation;
+		other->egress_rule = f->egress_rule;
+		other->ingress_rule = f->ingress_rule;
 	}
 	return 0;
 }

@@ -73,6 +73,7 @@ class FlowFlag(enum.IntFlag):
     HOST = 8
     GONE = 16
     DIRECT = 32
+    OWN = 64
 
 
 class Departure(enum.IntEnum):

@@ -7,7 +7,7 @@ from ebpfnet.datapath import build, load
 from tests.prog.loaded import Datapath
 
 INSTRUCTIONS_MAX = {
-    "from_pod": 8500,
+    "from_pod": 9500,
     "to_pod": 5500,
     "from_network": 11000,
     "to_network": 8000,
