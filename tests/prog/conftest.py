@@ -13,6 +13,7 @@ from ebpfnet.simulate.network import private_network
 from tests import cgroups, leftovers, packets
 from tests.prog import commands
 from tests.prog.loaded import Datapath, opened
+from tests.prog.policies import Policies
 from tests.prog.uplink import Uplink, connect
 
 # An LRU table of few entries may evict what it got last (before Linux 6.16): so fragments are many.
@@ -89,3 +90,9 @@ def group(loaded: Datapath) -> Iterator[Path]:
     """Return a new cgroup."""
     with cgroups.made_or_skipped() as path:
         yield path
+
+
+@pytest.fixture
+def policies(datapath: Datapath) -> Policies:
+    """Return the tables of policies, empty."""
+    return Policies(datapath)
