@@ -36,10 +36,10 @@ static __always_inline struct flow *open_to_pod(struct __sk_buff *skb, const str
 	return f;
 }
 
-/* Is an error about what the pod itself sent, untranslated? So deliver() lets go up what can't go on from here. */
-static __always_inline bool quotes_receiver(const struct packet *p, struct quote *q)
+/* About what the pod itself sent, untranslated: so deliver() lets go up what can't go on from here. NULL: no such flow. */
+static __always_inline struct flow *sent_by_receiver(const struct packet *p, struct quote *q)
 {
-	return same_address(&p->tuple.destination, &q->tuple.source) && flows.lookup(&q->tuple);
+	return same_address(&p->tuple.destination, &q->tuple.source) ? flows.lookup(&q->tuple) : NULL;
 }
 
 int to_pod(struct __sk_buff *skb)
@@ -59,12 +59,13 @@ int to_pod(struct __sk_buff *skb)
 	if (p.icmp == ICMP_KIND_ERROR) {
 		struct quote q = {};
 		f = find_error(skb, &p, &q, &error);
+		bool as_sent = !f && error == -DROP_FLOW_UNKNOWN;
+		if (as_sent)
+			f = sent_by_receiver(&p, &q);
 		if (f)
 			error = consent_to_error(f);
-		if (f && !error)
+		if (f && !error && !as_sent)
 			error = translate_error(skb, &p, &q, f);
-		else if (error == -DROP_FLOW_UNKNOWN && quotes_receiver(&p, &q))
-			error = 0;
 		return error ? drop(skb, HOOK_TO_POD, error, &p.tuple) : pass(skb, HOOK_TO_POD);
 	}
 

@@ -161,11 +161,14 @@ def _node_lines(node: abi.Node) -> Iterator[str]:
 def rows(tables: Mapping[str, Table], name: str) -> Iterator[str]:
     """Yield every entry of one table with its fields named; raises ``KeyError`` for a table that is not there.
 
-    Samples of drops that have not been yet are no entries, nor are counters that no reason has.
+    Samples of drops that have not been yet are no entries, nor are counters that no reason has, nor generations that
+    nothing has changed yet.
     """
     names = _names(tables)
     for key, value in tables[name].items():
         if name == "drop_samples" and not abi.DropSample.unpack(value).sequence:
+            continue
+        if name == "generations" and not any(value):
             continue
         if name == "drops" and int.from_bytes(key, "little") % abi.DROP_MAX not in REASONS:
             continue
@@ -191,7 +194,8 @@ def _row(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
         case "pods":
             pod = abi.Pod.unpack(value)
             wire = f"ifindex={pod.wire.ifindex} mac={pod.wire.mac.hex(':')}"
-            return f"{abi.unpack_address(key)} -> {names.get(pod.id, '?')} {wire}"
+            group = f" group={_id_name(pod.group, names)}" if pod.group else ""
+            return f"{abi.unpack_address(key)} -> {names.get(pod.id, '?')} {wire}{group}"
         case "flows":
             return _flow(abi.Tuple.unpack(key), abi.Flow.unpack(value), names)
         case "fragments":
@@ -209,9 +213,56 @@ def _row(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
         case "forwards" | "drops":
             return _counter(name, int.from_bytes(key, "little"), value)
         case "drop_samples":
-            return _sample(abi.DropSample.unpack(value))
+            return _sample(abi.DropSample.unpack(value), names)
+        case "peers" | "peer_blocks" | "rules" | "rule_ports" | "rule_hits":
+            return _of_policy(name, key, value, names)
+        case "generations":
+            return f"ifindex={int.from_bytes(key, 'little')} generation={int.from_bytes(value, 'little')}"
         case _:
             return f"{int.from_bytes(key, 'little')} {int.from_bytes(value, 'little')}"
+
+
+def _id_name(identity: int, names: Mapping[int, str]) -> str:
+    """Return what an id is called, in quotes; the number of one without a name."""
+    return f'"{names[identity]}"' if identity in names else f"{identity:016x}"
+
+
+def _of_policy(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> str:
+    match name:
+        case "peers":
+            return f"{abi.unpack_address(key)} class={int.from_bytes(value, 'little')}"
+        case "peer_blocks":
+            block = abi.Block.unpack(key)
+            return f"{block_name(block.prefix_length, block.address)} class={int.from_bytes(value, 'little')}"
+        case "rules":
+            asked = abi.RuleKey.unpack(key)
+            peers = f"class={asked.peers}" if asked.peers else "everybody"
+            group = _id_name(asked.group, names)
+            return f"{group} {abi.Direction(asked.direction).name} {peers} {_rule(abi.Rule.unpack(value), names)}"
+        case "rule_ports":
+            return f"{_port_range(abi.PortRange.unpack(key))} {_rule(abi.Rule.unpack(value), names)}"
+        case _:
+            return f"{_id_name(int.from_bytes(key, 'little'), names)} {_hits(value)}"
+
+
+def _rule(rule: abi.Rule, names: Mapping[int, str]) -> str:
+    flags = f" {flag_names(abi.RuleFlag(rule.flags))}" if rule.flags else ""
+    lengths = ",".join(str(length) for length in range(17) if rule.lengths >> length & 1)
+    ports = f" ports={rule.ports:016x} lengths={lengths}" if rule.ports else ""
+    return f"{rule.verdict.name}{flags} by={_id_name(rule.id, names) if rule.id else '-'}{ports}"
+
+
+def _port_range(key: abi.PortRange) -> str:
+    last = key.port + (1 << (16 - key.length)) - 1
+    ports = f"{key.port}-{last}" if last > key.port else str(key.port)
+    return f"ports={key.ports:016x} {protocol_name(key.protocol)} {ports}"
+
+
+def _hits(value: bytes) -> str:
+    size = abi.Hits.size()
+    parts = [abi.Hits.unpack(value[at : at + size]) for at in range(0, len(value), size)]
+    allowed, denied = sum(part.allowed for part in parts), sum(part.denied for part in parts)
+    return f"allowed={allowed} denied={denied} audited={sum(part.audited for part in parts)}"
 
 
 def _socket(cookie: int, each: abi.Socket, names: Mapping[int, str]) -> str:
@@ -275,14 +326,21 @@ def _flow(key: abi.Tuple, flow: abi.Flow, names: Mapping[int, str]) -> str:
     flags = "|".join(flag.name or "" for flag in abi.FlowFlag if flag in flow.flags) or "-"
     wires = f"from={flow.from_.ifindex} deliver={flow.deliver.ifindex}"
     service = f" service={names.get(flow.service, hex(flow.service))}" if flow.service else ""
-    return f"{protocol_name(key.protocol)} {ends} as {to} {flow.state.name} {flags} {wires}{service}"
+    rules = "".join(
+        f" {word}={_id_name(rule, names)}"
+        for word, rule in (("egress", flow.egress_rule), ("ingress", flow.ingress_rule))
+        if rule
+    )
+    generation = f" generation={flow.generation}" if flow.generation else ""
+    return f"{protocol_name(key.protocol)} {ends} as {to} {flow.state.name} {flags} {wires}{service}{generation}{rules}"
 
 
-def _sample(sample: abi.DropSample) -> str:
+def _sample(sample: abi.DropSample, names: Mapping[int, str]) -> str:
     key = sample.tuple
     packet = f"{protocol_name(key.protocol)} {_ends(key)}" if any(key.source) else "(not read)"
     where = f"{sample.hook.name.lower()} {sample.reason.name} ifindex={sample.ifindex} length={sample.length}"
-    return f"{sample.sequence} {where} {packet} seen_ns={sample.seen_ns}"
+    rule = f" rule={_id_name(sample.rule, names)}" if sample.rule else ""
+    return f"{sample.sequence} {where} {packet} seen_ns={sample.seen_ns}{rule}"
 
 
 def _counter(name: str, index: int, value: bytes) -> str:
