@@ -36,7 +36,7 @@ class Policies:
         for direction in Direction:
             self.rule(group, direction, Verdict.ALLOW, identity=0)
 
-    def rule(  # noqa: PLR0913
+    def rule(
         self,
         group: int,
         direction: Direction,

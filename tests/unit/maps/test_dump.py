@@ -30,3 +30,41 @@ def test_namespaces():
     tables["namespaces"].put(Netns(1, 1).pack(), bytes(16))
     tables["namespaces"].put(Netns(9, 1).pack(), POD)
     assert list(rows(tables, "namespaces")) == ["1 -> this node", "1 -> this node", "9 -> fd00::1"]
+
+
+def put_policies() -> dict[str, MemoryTable]:
+    names = ("names", "peers", "peer_blocks", "rules", "rule_ports", "rule_hits", "generations")
+    tables = {name: MemoryTable(abi.TABLES[name]) for name in names}
+    for identity, text in ((7, "NetworkPolicy default/web"), (8, "NetworkPolicy default/web, ingress rule 2")):
+        tables["names"].put(identity.to_bytes(8, "little"), abi.pack_name(text))
+    tables["peers"].put(POD, (3).to_bytes(4, "little"))
+    block = abi.Block(96 + 8, abi.pack_address(ipaddress.ip_address("10.0.0.0")))
+    tables["peer_blocks"].put(block.pack(), (4).to_bytes(4, "little"))
+    everybody, some = (abi.RuleKey(7, peers, abi.Direction.INGRESS).pack() for peers in (0, 3))
+    tables["rules"].put(everybody, abi.Rule(9, flags=abi.RuleFlag.GRACEFUL).pack())
+    tables["rules"].put(some, abi.Rule(0, 5, 1 << 16 | 1 << 15, abi.Verdict.ALLOW).pack())
+    rule = abi.Rule(8, 0, 0, abi.Verdict.AUDIT).pack()
+    tables["rule_ports"].put(abi.PortRange(5, 80, 16, Protocol.TCP).pack(), rule)
+    tables["rule_ports"].put(abi.PortRange(5, 82, 15, Protocol.UDP).pack(), rule)
+    tables["rule_hits"].put((8).to_bytes(8, "little"), abi.Hits(1, 2, 3).pack())
+    tables["generations"].put((12).to_bytes(4, "little"), (2).to_bytes(4, "little"))
+    return tables
+
+
+def test_policies():
+    tables = put_policies()
+    group, rule = '"NetworkPolicy default/web"', '"NetworkPolicy default/web, ingress rule 2"'
+    assert {name: list(rows(tables, name)) for name in tables if name != "names"} == {
+        "peers": ["fd00::1 class=3"],
+        "peer_blocks": ["10.0.0.0/8 class=4"],
+        "rules": [
+            f"{group} INGRESS everybody DENY GRACEFUL by=0000000000000009",
+            f"{group} INGRESS class=3 ALLOW by=- ports=0000000000000005 lengths=15,16",
+        ],
+        "rule_ports": [
+            f"ports=0000000000000005 TCP 80 AUDIT by={rule}",
+            f"ports=0000000000000005 UDP 82-83 AUDIT by={rule}",
+        ],
+        "rule_hits": [f"{rule} allowed=1 denied=2 audited=3"],
+        "generations": ["ifindex=12 generation=2"],
+    }
