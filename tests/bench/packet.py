@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -96,7 +97,8 @@ class Case(NamedTuple):
     limit: float | None
 
 
-def _packed(text: str, offset: int = 0) -> bytes:
+def packed(text: str, offset: int = 0) -> bytes:
+    """Return an address, counted on from one that is written."""
     return abi.pack_address(ip_address(text) + offset)
 
 
@@ -116,23 +118,23 @@ def _segment(wire: abi.Wire, key: abi.Tuple, flags: str) -> bytes:
 
 def _fill(tables: Mapping[str, KernelTable]) -> None:
     """Put the services under test, their backends' pods and many other services into the tables."""
-    tables["pods"].put(_packed(FAMILIES[0].client), abi.Pod(CLIENT_WIRE, 1).pack())
-    tables["pods"].put(_packed(FAMILIES[1].client), abi.Pod(CLIENT_WIRE, 1).pack())
+    tables["pods"].put(packed(FAMILIES[0].client), abi.Pod(CLIENT_WIRE, 1).pack())
+    tables["pods"].put(packed(FAMILIES[1].client), abi.Pod(CLIENT_WIRE, 1).pack())
     for number, family in enumerate(FAMILIES):
-        frontend = abi.Frontend(_packed(family.vip), PORT, abi.Protocol.TCP)
+        frontend = abi.Frontend(packed(family.vip), PORT, abi.Protocol.TCP)
         tables["services"].put(frontend.pack(), abi.Service(number + 1, number + 1).pack())
         tables["sets"].put((number + 1).to_bytes(8, "little"), abi.Set(1, BACKENDS).pack())
         for index in range(BACKENDS):
-            address = _packed(family.first_backend, index + 1)
+            address = packed(family.first_backend, index + 1)
             tables["slots"].put(abi.Slot(number + 1, 1, index).pack(), abi.Backend(address, TARGET_PORT).pack())
             tables["pods"].put(address, abi.Pod(BACKEND_WIRE, 2).pack())
     frontends, values, sets, slots = [], [], [], []
     for number in range(SERVICES):
-        frontends.append(abi.Frontend(_packed("10.97.0.1", number), PORT, abi.Protocol.TCP).pack())
+        frontends.append(abi.Frontend(packed("10.97.0.1", number), PORT, abi.Protocol.TCP).pack())
         values.append(abi.Service(number + 100, number + 100).pack())
         sets.append((number + 100).to_bytes(8, "little"))
         slots += [abi.Slot(number + 100, 1, index).pack() for index in range(SLOTS)]
-    backends = [abi.Backend(_packed("10.128.0.1", index), TARGET_PORT).pack() for index in range(len(slots))]
+    backends = [abi.Backend(packed("10.128.0.1", index), TARGET_PORT).pack() for index in range(len(slots))]
     tables["services"].put_batch(frontends, values)
     tables["sets"].put_batch(sets, [abi.Set(1, SLOTS).pack()] * SERVICES)
     tables["slots"].put_batch(slots, backends)
@@ -162,9 +164,9 @@ def _connect(
 
 def _cases(programs: Mapping[str, load.Program], flows: KernelTable) -> Iterator[Case]:
     for family in FAMILIES:
-        client, pod, remote = _packed(family.client), _packed(family.first_backend, 1), _packed(family.remote)
+        client, pod, remote = packed(family.client), packed(family.first_backend, 1), packed(family.remote)
         direct = abi.Tuple(client, pod, 40_000, TARGET_PORT, abi.Protocol.TCP)
-        service = abi.Tuple(client, _packed(family.vip), 40_001, PORT, abi.Protocol.TCP)
+        service = abi.Tuple(client, packed(family.vip), 40_001, PORT, abi.Protocol.TCP)
         away = abi.Tuple(client, remote, 40_002, TARGET_PORT, abi.Protocol.TCP)
         _connect(programs, flows, direct)
         reply = _connect(programs, flows, service)
@@ -200,33 +202,58 @@ def _load(tables: Mapping[str, KernelTable]) -> dict[str, load.Program]:
     return {**load.load(build.compiled(cache), tables), **load.load(wrapped, tables)}
 
 
+class Bench(NamedTuple):
+    """Programs over tables of their own, with the services under test in them."""
+
+    tables: dict[str, KernelTable]
+    programs: dict[str, load.Program]
+
+    def cases(self) -> list[Case]:
+        """Open the connections whose packets are timed, and return those packets."""
+        return list(_cases(self.programs, self.tables["flows"]))
+
+    def round(self, cases: Iterable[Case]) -> dict[Case, int]:
+        """Time the empty program, and then each case beside its twin."""
+        empty = Case("empty program", "empty", "", bytes(2 * COPIED), CLIENT_WIRE, REPEAT, None)
+        reference = _time(self.programs, empty.program, empty)
+        found = {empty: reference}
+        for case in cases:
+            if case.twin == "restore_next_only":
+                _clear(self.tables["flows"])
+            twin = _time(self.programs, case.twin, case)
+            found[case] = _time(self.programs, case.program, case) - twin + reference
+        return found
+
+    def close(self) -> None:
+        """Close programs and tables."""
+        for table in self.tables.values():
+            table.close()
+        for program in self.programs.values():
+            program.close()
+
+
+def opened(tables: dict[str, KernelTable]) -> Bench:
+    """Load the programs over tables, and fill these with services."""
+    _fill(tables)
+    return Bench(tables, _load(tables))
+
+
 def _measure(flows_size: int, wanted: str, repeat: int) -> dict[Case, float]:
     """Return the median over all rounds of the empty program and of each case of so many repeats, over new tables."""
     specs = {**abi.TABLES, "flows": abi.TABLES["flows"]._replace(max_entries=flows_size)}
-    tables = {name: kernel.create(spec) for name, spec in specs.items()}
-    _fill(tables)
-    programs = _load(tables)
-    cases = [
-        case for case in _cases(programs, tables["flows"]) if (case.name.split()[0], case.repeat) == (wanted, repeat)
-    ]
-    empty = Case("empty program", "empty", "", bytes(2 * COPIED), CLIENT_WIRE, REPEAT, None)
-    net: dict[Case, list[int]] = {case: [] for case in (empty, *cases)}
+    bench = opened({name: kernel.create(spec) for name, spec in specs.items()})
+    cases = [case for case in bench.cases() if (case.name.split()[0], case.repeat) == (wanted, repeat)]
+    net: dict[Case, list[int]] = {}
     for _ in range(ROUNDS):
-        reference = _time(programs, empty.program, empty)
-        net[empty].append(reference)
-        for case in cases:
-            if case.twin == "restore_next_only":
-                _clear(tables["flows"])
-            net[case].append(_time(programs, case.program, case) - _time(programs, case.twin, case) + reference)
-    for table in tables.values():
-        table.close()
-    for program in programs.values():
-        program.close()
+        for case, value in bench.round(cases).items():
+            net.setdefault(case, []).append(value)
+    bench.close()
     return {case: statistics.median(values) for case, values in net.items()}
 
 
-def run() -> list[Figure]:
-    """Measure every kind of packet."""
+@contextmanager
+def on_a_node() -> Iterator[None]:
+    """Stay on one processor, in a namespace with the wires and routes that packets take."""
     affinity = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(affinity)})
     node = Namespace()
@@ -235,14 +262,20 @@ def run() -> list[Figure]:
         node.set("ipv6.conf.all.forwarding", 1)
         node.call(["ip", "-batch", "-"], NODE)
         with node.entered():
-            roomy = abi.TABLES["flows"].max_entries
-            found = _measure(roomy, "established", REPEAT)
-            for count in (FEW_FLOWS, MANY_FLOWS):
-                found |= _measure(roomy, "new", count)
-            full = _measure(FULL, "new", MANY_FLOWS)
+            yield
     finally:
         node.close()
         os.sched_setaffinity(0, affinity)
+
+
+def run() -> list[Figure]:
+    """Measure every kind of packet."""
+    with on_a_node():
+        roomy = abi.TABLES["flows"].max_entries
+        found = _measure(roomy, "established", REPEAT)
+        for count in (FEW_FLOWS, MANY_FLOWS):
+            found |= _measure(roomy, "new", count)
+        full = _measure(FULL, "new", MANY_FLOWS)
     figures = []
     for case, value in found.items():
         name = f"packet: {case.name}"

@@ -109,7 +109,7 @@ def test_tables_survive_their_descriptors(bpffs: Path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"value_size": 99}, "flows: value size is 99, not 96"),
+        ({"value_size": 99}, "flows: value size is 99, not 120"),
         ({"key_size": 44}, "flows: key size is 44, not 40"),
         ({"type": MapType.HASH}, "flows: type is 1, not 9"),
         ({"max_entries": 512}, "flows: max entries is 512, not 1024"),

@@ -1,5 +1,7 @@
 """Connections that are known, when policies change; and the ways around a policy that others were found to have."""
 
+import dataclasses
+
 import pytest
 from scapy.all import IP, TCP, UDP, IPv6, IPv6ExtHdrFragment, Packet, Raw
 
@@ -211,7 +213,7 @@ def test_the_middle_of_a_connection_that_nobody_knows_is_judged(policies: Polici
 def test_a_connection_whose_backend_is_gone_is_refused_as_ever(policies: Policies, ends: Ends):
     connect(policies.datapath, ends)
     for key, flow in policies.datapath.flows().items():
-        gone = abi.Flow(*(getattr(flow, name) if name != "flags" else flow.flags | 16 for name in flow.__slots__))
+        gone = dataclasses.replace(flow, flags=flow.flags | abi.FlowFlag.GONE)
         policies.tables["flows"].put(key.pack(), gone.pack())
     policies.isolate(ends.bob, INGRESS)
     policies.bump(BOB_IFINDEX)
