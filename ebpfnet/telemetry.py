@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ebpfnet import __version__, abi
 from ebpfnet.exits import EbpfnetError
 from ebpfnet.maps.kernel import KernelTable
-from ebpfnet.model.facts import Change, Delete, EndpointSlice, Kind, Problem, Service, Upsert
+from ebpfnet.model.facts import (
+    Change,
+    ClusterNetworkPolicy,
+    Delete,
+    EndpointSlice,
+    Kind,
+    NetworkPolicy,
+    Problem,
+    Service,
+    Upsert,
+)
 from ebpfnet.operate import serve
 from ebpfnet.operate.events import Recorder
 from ebpfnet.operate.health import Health
@@ -107,7 +117,7 @@ class Telemetry:
         self.metrics.queued(time.time())
         return time.perf_counter()
 
-    def applied(self, changes: Iterable[Change], began: float, read_at: float, *, late: bool) -> None:
+    def applied(self, changes: Collection[Change], began: float, read_at: float, *, late: bool) -> None:
         """Say that changes were written whose events were read at ``read_at``; ``late``: not all of them could be."""
         now = time.time()
         for change in changes:
@@ -123,6 +133,9 @@ class Telemetry:
                 case Delete(ref) if ref.kind == Kind.ENDPOINT_SLICE:
                     self.metrics.endpoints_changed()
         done = time.perf_counter()
+        for change in changes if read_at and not late else ():
+            if isinstance(change, Upsert) and isinstance(change.fact, NetworkPolicy | ClusterNetworkPolicy):
+                self.metrics.enforced(done - read_at)
         self.metrics.synced(done - began, now)
         if read_at:
             self.metrics.written(done - read_at)

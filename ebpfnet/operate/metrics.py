@@ -60,6 +60,7 @@ class Metrics:
         self._programming = {family: Histogram(PROGRAMMING_BOUNDS_S) for family in FAMILIES}
         self._sync = Histogram(SYNC_BOUNDS_S)
         self._written = Histogram(WRITTEN_BOUNDS_S)
+        self._enforced = Histogram(WRITTEN_BOUNDS_S)
         self._synced: float | None = None
         self._queued: float | None = None
         self._service_changes = Tally()
@@ -93,6 +94,10 @@ class Metrics:
     def written(self, seconds: float) -> None:
         """Count events of a watch that are in the kernel ``seconds`` after they were read."""
         self._written.observe(seconds)
+
+    def enforced(self, seconds: float) -> None:
+        """Count a policy that is enforced ``seconds`` after its event was read."""
+        self._enforced.observe(seconds)
 
     def services_changed(self, count: int = 1) -> None:
         """Count services that came, went or changed."""
@@ -150,6 +155,13 @@ class Metrics:
         )
         written.add_metric((), *self._written.read())
         yield written
+        enforced = HistogramMetricFamily(
+            "ebpfnet_policy_enforcement_duration_seconds",
+            "From a policy's being read from the watch to its being enforced.",
+            labels=(),
+        )
+        enforced.add_metric((), *self._enforced.read())
+        yield enforced
         for what, text, when in (
             ("last", "When a pass wrote everything last, in seconds since 1970.", self._synced),
             ("last_queued", "When something was there to write last, in seconds since 1970.", self._queued),

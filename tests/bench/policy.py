@@ -14,9 +14,9 @@ from ebpfnet import abi
 from ebpfnet.maps import kernel
 from ebpfnet.maps.memory import MemoryTable
 from ebpfnet.maps.table import Table
-from ebpfnet.model.facts import Change, Delete, Kind, Namespace, Ref, Synced, Upsert
+from ebpfnet.model.facts import Change, Delete, Kind, Namespace, Pod, Ref, Synced, Upsert
 from ebpfnet.reconcile.reconciler import Reconciler
-from tests.bench import policies
+from tests.bench import policy_objects as objects
 from tests.bench.figures import Figure, at_most, percentile
 
 KINDS: dict[str, Callable[[abi.TableSpec], Table]] = {"memory": MemoryTable, "kernel": kernel.create}
@@ -25,7 +25,7 @@ COUNTED = ("peers", "peer_blocks", "rules", "rule_ports")
 
 
 def _wires(count: int) -> dict[str, abi.Wire]:
-    names = [f"{policies.team(n)}/pod-{n}" for n in policies.locals_()][:count]
+    names = [f"{objects.team(n)}/pod-{n}" for n in objects.locals_()][:count]
     return {name: abi.Wire(index + 2, bytes(6)) for index, name in enumerate(names)}
 
 
@@ -49,9 +49,9 @@ def _entries(tables: Mapping[str, Table]) -> dict[str, int]:
 def once(kind: str) -> dict[str, Any]:
     """Measure once, over tables of a kind."""
     tables = {name: KINDS[kind](spec) for name, spec in abi.TABLES.items()}
-    reconciler = Reconciler(tables, policies.HERE)
-    reconciler.set_wires(_wires(policies.LOCAL))
-    reconciler.apply(map(Upsert, policies.facts()))
+    reconciler = Reconciler(tables, objects.HERE)
+    reconciler.set_wires(_wires(objects.LOCAL))
+    reconciler.apply(map(Upsert, objects.facts()))
     gc.collect()
     gc.freeze()  # as the agent does
     begin = time.perf_counter()
@@ -60,20 +60,20 @@ def once(kind: str) -> dict[str, Any]:
     _take(reconciler, ())
     told["entries"] = _entries(tables)
     told["rivals"] = _rivals(reconciler)
-    fresh = range(policies.PODS, policies.PODS + ROUNDS)
-    told["pod_ms"] = _take(reconciler, [Upsert(policies.peer(n)) for n in fresh])
-    told["pod_gone_ms"] = _take(reconciler, [Delete(policies.peer(n).ref) for n in fresh])
-    added = [policies.policy(policies.POLICIES + n) for n in range(ROUNDS)]
+    fresh = range(objects.PODS, objects.PODS + ROUNDS)
+    told["pod_ms"] = _take(reconciler, [Upsert(objects.peer(n)) for n in fresh])
+    told["pod_gone_ms"] = _take(reconciler, [Delete(objects.peer(n).ref) for n in fresh])
+    added = [objects.policy(objects.POLICIES + n) for n in range(ROUNDS)]
     told["policy_ms"] = _take(reconciler, map(Upsert, added))
     told["policy_gone_ms"] = _take(reconciler, [Delete(each.ref) for each in added])
-    local = sorted({(n % policies.NAMESPACES) for n in policies.locals_()})
-    edits = [policies.policy(number, salt=1) for number in local[:100]]
+    local = sorted({(n % objects.NAMESPACES) for n in objects.locals_()})
+    edits = [objects.policy(number, salt=1) for number in local[:100]]
     told["edit_ms"] = _take(reconciler, map(Upsert, edits))
     begin = time.perf_counter()
     before = sum(table.writes for table in tables.values())  # type: ignore[attr-defined]
-    again = Reconciler(tables, policies.HERE)
-    again.set_wires(_wires(policies.LOCAL))
-    again.apply(map(Upsert, policies.facts()))
+    again = Reconciler(tables, objects.HERE)
+    again.set_wires(_wires(objects.LOCAL))
+    again.apply(map(Upsert, objects.facts()))
     again.apply([*map(Upsert, edits), Synced()])
     told["restart_writes"] = sum(table.writes for table in tables.values()) - before  # type: ignore[attr-defined]
     return told | _heavy(kind)
@@ -81,17 +81,17 @@ def once(kind: str) -> dict[str, Any]:
 
 def _heavy(kind: str) -> dict[str, Any]:
     tables = {name: KINDS[kind](spec) for name, spec in abi.TABLES.items()}
-    reconciler = Reconciler(tables, policies.HERE)
+    reconciler = Reconciler(tables, objects.HERE)
     reconciler.set_wires({"heavy/pod": abi.Wire(2, bytes(6))})
     ref = Ref(Kind.POD, "heavy", "pod")
-    facts = [policies.pod(0), *map(policies.heavy, range(policies.DISTINCT))]
+    heavy = [Upsert(objects.heavy(number)) for number in range(objects.DISTINCT)]
     namespace = Namespace(Ref(Kind.NAMESPACE, "", "heavy"), ())
-    pod = type(facts[0])(ref, policies.HERE, (policies.address(1),), (), (), host_network=False)  # type: ignore
+    pod = Pod(ref, objects.HERE, (objects.address(1),), (), (), host_network=False)
     begin = time.perf_counter()
-    reconciler.apply([Upsert(namespace), Upsert(pod), *map(Upsert, facts[1:]), Synced()])
+    reconciler.apply([Upsert(namespace), Upsert(pod), *heavy, Synced()])
     told = {"heavy_s": time.perf_counter() - begin}
     _take(reconciler, ())
-    changes = [Upsert(policies.heavy(n, salt=50 * (turn % 2))) for turn in range(1, 3) for n in range(0, 250, 10)]
+    changes = [Upsert(objects.heavy(n, salt=50 * (turn % 2))) for turn in range(1, 3) for n in range(0, 250, 10)]
     taken = []
     for change in changes:
         taken += _take(reconciler, [change])
@@ -99,9 +99,9 @@ def _heavy(kind: str) -> dict[str, Any]:
 
 
 def _rivals(reconciler: Reconciler) -> dict[str, int]:
-    """Count what other designs hold for the same pods and policies.
+    """Count what other designs hold for the same pods and objects.
 
-    Sets of addresses, one for each selector (calico's and kube-router's ipsets), plus a rule for each use of one;
+    Sets of addresses, one for each selector (as ipsets have it), plus a rule for each use of one;
     flattened, an entry for each pod, peer address, direction and range of ports (the identity of a pod is its own).
     """
     classes, regimes, groups = reconciler.policies.classes, reconciler.policies.regimes, reconciler.policies

@@ -1,9 +1,9 @@
 """Cluster objects in, the sorted dump of the maps out: one YAML file a case.
 
 ``host`` is what the node is to services, ``steps`` are lists of ``apply`` (objects) and ``delete`` (kind, name);
-``maps`` is the dump after the last, ``problems`` what was refused. Each case also runs with its steps' objects
-backwards and shuffled, split over a restart, and with failing writes: the end must be the same. ``make golden-update``
-writes what was seen; read the diff.
+``maps`` is the dump after the last, ``policies`` what the tables of policies say, ``problems`` what was refused. Each
+case also runs with its steps' objects backwards and shuffled, split over a restart, and with failing writes: the end
+must be the same. ``make golden-update`` writes what was seen; read the diff.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from ebpfnet.maps.faulty import FaultyTable
 from ebpfnet.model.facts import Change, Delete, Kind, Ref, Refused, Synced, Upsert
 from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.watch.decode import decode
+from tests import policy_dump
 from tests.cluster import host, memory_tables, wire
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.yaml"))
 NODE = "node-a"
+POLICY_LINES = ("STRAY name NetworkPolicy ", "STRAY name ClusterNetworkPolicy ", "STRAY name isolated ")
+"""Names of rules: ``policies`` tells whose they are."""
 
 
 def changes_of(step: dict[str, Any]) -> list[Change]:
@@ -84,7 +87,11 @@ class Play:
         pytest.fail("never settled")
 
     def result(self) -> dict[str, list[str]]:
-        return {"problems": [str(p) for p in self.reconciler.problems], "maps": dump.summary(self.tables)}
+        self.settle()
+        rules = policy_dump.lines(self.tables)
+        maps = [line for line in dump.summary(self.tables) if not line.startswith(POLICY_LINES)]
+        said = {"problems": [str(p) for p in self.reconciler.problems], "maps": maps}
+        return said | ({"policies": rules} if rules else {})
 
 
 def by_object(steps: list[list[Change]]) -> list[list[Change]]:
@@ -151,10 +158,11 @@ def test_case(path: Path, way: str):
     steps = [changes_of(step) for step in case["steps"]]
     seen = WAYS[way](case, steps).result()
     if os.environ.get("EBPFNET_GOLDEN_UPDATE") and way == "forwards":
-        head = path.read_text().partition("\nproblems:")[0].partition("\nmaps:")[0]
+        head = path.read_text().partition("\nproblems:")[0].partition("\npolicies:")[0].partition("\nmaps:")[0]
         path.write_text(f"{head}\n{yaml.safe_dump(seen, sort_keys=True, width=200)}")
         case = yaml.safe_load(path.read_text())
-    assert seen == {"problems": case.get("problems", []), "maps": case["maps"]}
+    policies = {"policies": case["policies"]} if "policies" in case else {}
+    assert seen == {"problems": case.get("problems", []), "maps": case["maps"], **policies}
 
 
 def test_there_are_cases():

@@ -273,8 +273,9 @@ class Policies:
         self.tidy_at = self._clock() + GRACE_S if left else None
 
     def _leaving(self) -> list[int]:
-        """Return the groups that no pod is to have."""
-        return [group for group in self.regimes.subjects if not self._pods.get(group)]
+        """Return the groups that no pod has, or is to have."""
+        there = self.rules.seen_groups
+        return [group for group in self.regimes.subjects if not self._pods.get(group) and group not in there]
 
     def tidy(self, pods: Mapping[bytes, bytes] | None, settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
         """Remove what nobody needs."""
@@ -284,11 +285,10 @@ class Policies:
         self.tidy_at = None
         self._past = {}
         if pods is not None and not self._flips:
-            there = {_group(value) for value in pods.values()}
+            self.rules.seen_groups = {_group(value) for value in pods.values()}
             for group in self._leaving():
-                if group not in there:
-                    self._pods.pop(group, None)
-                    self.regimes.remove(group)
+                self._pods.pop(group, None)
+                self.regimes.remove(group)
             self.regimes.forget_former()
             self._dirty = True
             self.blocks.tidy()

@@ -1,4 +1,4 @@
-"""A cluster with 10,000 policies and 150,000 pods, as facts: what the `policy` benchmark runs on. Made from numbers.
+"""A cluster with 10,000 policies and 150,000 pods, as facts made from numbers: what the `policy` benchmark runs on.
 
 Teams have namespaces; policies allow applications of their own namespace and of others, named ports and blocks.
 """
