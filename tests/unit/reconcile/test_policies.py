@@ -36,10 +36,10 @@ def test_policies_and_peers_come_and_go():
     cluster = reconciler.cluster
     reconciler.apply([Upsert(pod("near", "10.1.0.1")), Synced()])
     reconciler.apply([PeersKnown(known=False), Upsert(POLICY), Upsert(PEER)])
-    assert (cluster.needs_peers(), len(cluster.peers), cluster.peers_known) == (True, 2, False)
+    assert (Kind.PEER in cluster.needed, len(cluster.peers), cluster.peers_known) == (True, 2, False)
     assert [verdict(tables, each) for each in (FAR, STRANGER)] == [Verdict.ALLOW, Verdict.DENY]
     reconciler.apply([Delete(POLICY.ref), Delete(PEER.ref), PeersKnown(known=True)])
-    assert (cluster.needs_peers(), len(cluster.peers), cluster.peers_known) == (False, 1, True)
+    assert (Kind.PEER in cluster.needed, len(cluster.peers), cluster.peers_known) == (False, 1, True)
     assert verdict(tables, STRANGER) == Verdict.ALLOW
     settle(reconciler, clock)
     assert [name for name in ("peers", "rules", "rule_ports") if dict(tables[name].items())] == []
