@@ -53,10 +53,15 @@ def team(number: int) -> str:
     return f"team-{number % NAMESPACES:03}"
 
 
-def peer(number: int, at: int | None = None) -> Peer:
-    """Return a pod of another node."""
+def peer(number: int, at: int | None = None, name: str = "pod") -> Peer:
+    """Return a pod of another node, or (``at``, ``name``) one more like it."""
     raw = pack(address(number if at is None else at))
-    return Peer(Ref(Kind.PEER, team(number), f"pod-{number}"), labels(number), raw)
+    return Peer(Ref(Kind.PEER, team(number), f"{name}-{number}"), labels(number), raw)
+
+
+def selecting(number: int) -> int:
+    """Return the number of a policy that selects a pod."""
+    return number % NAMESPACES + NAMESPACES * (number // NAMESPACES % APPS)
 
 
 def pod(number: int) -> Pod:
