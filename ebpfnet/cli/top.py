@@ -20,7 +20,7 @@ from ebpfnet.maps.usage import used
 SORTS = ("connections", "packets", "bytes", "open")
 COUNTS = ("open", "connections", "packets", "bytes")
 # Of a flow's value, where an entry costs as little as it can: `to`, `service`, `bytes`, `state`, `flags`, `packets`.
-_FLOW = struct.Struct("16x16s2x2s4x8xQQ12x12xBBxxI")
+_FLOW = struct.Struct("16x16s2x2s4x8xQQ12x12xBBxxI24x")
 
 
 class Count(NamedTuple):

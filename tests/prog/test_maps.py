@@ -131,7 +131,7 @@ def test_another_layout_version_is_refused(bpffs: Path):
     tables["layout"].put(number(0), number(99, 8))
     pins.close_all(tables)
     for refused in (lambda: pins.create_or_open_all(bpffs / "x", SMALL), lambda: pins.open_all(bpffs / "x")):
-        with pytest.raises(StaleLayout, match="layout 99, this is 2"):
+        with pytest.raises(StaleLayout, match="layout 99, this is 3"):
             refused()
 
 
