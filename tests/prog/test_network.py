@@ -8,6 +8,7 @@ from tests import packets
 from tests.packets import (
     ALICE_IFINDEX,
     ALICE_MAC,
+    BOB_IFINDEX,
     CLIENT_PORT,
     GATEWAY_MAC,
     POD_PORT,
@@ -111,8 +112,10 @@ def test_a_host_process_reaches_a_pod_and_hears_from_it(datapath: Datapath, ends
 
 def test_what_the_stack_hands_on_for_a_pod_here_is_left_alone(datapath: Datapath, ends: Ends) -> None:
     sent = down_wire(ends.bob, ends.alice) / packets.tcp(dport=POD_PORT)
-    assert datapath.to_pod(sent).outcome == Outcome.STACK
+    assert datapath.to_pod(sent).reason == DropReason.SPOOFED_ADDRESS, "it did not come in at that pod's wire"
     assert not datapath.flows()
+    got = datapath.to_pod(sent, BOB_IFINDEX)
+    assert (got.outcome, got.raw) == (Outcome.STACK, bytes(sent))
 
 
 def test_an_answer_whose_time_to_live_ends_here_is_the_stack_s_as_it_is(datapath: Datapath, ends: Ends) -> None:
