@@ -187,7 +187,8 @@ static __always_inline int parse_whole(struct __sk_buff *skb, struct packet *p, 
 		error = parse_at(skb, p, ETHERNET_LENGTH + *shell);
 		if (error != -DROP_UNSUPPORTED_PROTOCOL || depth || !is_wrapped(skb, p, way, shell))
 			break;
-		struct flow *room = blank_flow(SCRATCH_BACK);
+		struct flow *room = blank_flow(
+			SCRATCH_QUESTION); /* recall() does not use it, and nothing is judged yet */
 		if (!room)
 			return -DROP_FLOW_TABLE;
 		room->to = p->tuple;
