@@ -32,6 +32,11 @@ class Keyed:
         return self._table.spec.max_entries - len(self.have)
 
     @property
+    def name(self) -> str:
+        """What the table is called."""
+        return self._table.spec.name
+
+    @property
     def size(self) -> int:
         """How many entries there is room for in all."""
         return self._table.spec.max_entries

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ebpfnet import abi
 from ebpfnet.compile.pods import pod_id
@@ -20,15 +20,25 @@ from ebpfnet.maps.table import Table
 from ebpfnet.model.cluster import Cluster
 from ebpfnet.model.facts import PodPort, Policy, Problem, Ref
 from ebpfnet.model.peers import Home, pack, split
-from ebpfnet.reconcile.policy.blocks import BITS, unpack_block
+from ebpfnet.reconcile.policy.blocks import unpack_block
 from ebpfnet.reconcile.policy.cells import NOBODY, Found
 from ebpfnet.reconcile.policy.classes import Classes
-from ebpfnet.reconcile.policy.entries import Entries
+from ebpfnet.reconcile.policy.entries import Entries, rule_key
 from ebpfnet.reconcile.policy.generations import Generations
 from ebpfnet.reconcile.policy.questions import Answers
 from ebpfnet.reconcile.policy.regimes import Regimes
+from ebpfnet.reconcile.policy.room import without_room
 from ebpfnet.reconcile.policy.subjects import Subjects
-from ebpfnet.reconcile.policy.tables import BlockTable, Lazy, Move, PeerTable, Phase, RuleNames, RuleTable, place_of
+from ebpfnet.reconcile.policy.tables import (
+    EVERY,
+    BlockTable,
+    Lazy,
+    PeerTable,
+    Phase,
+    RuleNames,
+    RuleTable,
+    place_of,
+)
 from ebpfnet.reconcile.sets import DoesNotFit
 
 GRACE_S = 0.05
@@ -238,8 +248,40 @@ class Policies:
             self._end()
             return
         seen = pods if pods is not None else {}
-        self.rules.seen_groups = {_group(value) for value in seen.values()} if pods is not None else _EVERY
+        self.rules.seen_groups = {_group(value) for value in seen.values()} if pods is not None else EVERY
         self.rules.hold(self.ports.unfit)
+        with self._spelled_out():
+            self._change(seen, settle_pods)
+        self._judge_ready()
+        self.rules.write_phase(Phase.ALIKE)
+        self._judge_ready()
+        if self._flips:
+            self._flip(settle_pods())
+        self._end()
+
+    @contextlib.contextmanager
+    def _spelled_out(self) -> Iterator[None]:
+        """Say of new classes what is about to be said of everybody, for those who move to them before it is."""
+        moves = (*self.peers.moves(), *self.blocks.moves())
+        fresh = {move.now for move in moves if move.now and not self._is_seen(move.now)}
+        changing = [
+            place for place, _ in self.rules.pending() if not place.number and place.group in self.rules.seen_groups
+        ]
+        keys = {
+            rule_key(group, number, way): self.rules.want[rule_key(group, NOBODY, way)]
+            for group, _, way in changing
+            for number in fresh
+        }
+        added = {key: value for key, value in keys.items() if key not in self.rules.want}
+        for key, value in added.items():
+            self.rules.ask(key, value)
+        try:
+            yield
+        finally:
+            for key in added:
+                self.rules.ask(key, None)
+
+    def _change(self, seen: Mapping[bytes, bytes], settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
         self.rules.write_phase(Phase.UNSEEN)
         self._lacking = {
             place.number
@@ -253,16 +295,12 @@ class Policies:
         self._judge_ready()
         if self._flips:
             self._flip(settle_pods())
-        for phase in (Phase.CLASSES, Phase.EVERYBODY, Phase.ALIKE):
+        for phase in (Phase.CLASSES, Phase.EVERYBODY):
             self.rules.write_phase(phase)
-        self._judge_ready()
-        if self._flips:
-            self._flip(settle_pods())
-        self._end()
 
     def _end(self) -> None:
         self.generations.finish()
-        self._tell()
+        self.problems = without_room(self.tables, self.regimes, self.pods_of())
         if self.tidy_at is None:
             self._plan()
 
@@ -323,8 +361,8 @@ class Policies:
         """Return the interfaces of pods that may be told something else."""
         groups = self.rules.stirring()
         moves = {
-            *((self._before(each), each.now) for each in self.peers.moves()),
-            *((self._before_block(each), each.now) for each in self.blocks.moves()),
+            *((self.blocks.origin(each), each.now) for each in self.peers.moves()),
+            *((self.blocks.origin_of_block(each), each.now) for each in self.blocks.moves()),
         }
         for before, now in moves:
             for group, direction in self._concerned(before, now):
@@ -352,43 +390,6 @@ class Policies:
                 return [(group, way) for group in self.regimes.subjects for way in abi.Direction]
             answers.update(cell.answers if cell else (), past or ())
         return self.regimes.concerned(answers)
-
-    def _before(self, move: Move) -> int:
-        if move.before == NOBODY and self.blocks.index:
-            return self.blocks.index.nearest(move.key) or NOBODY
-        return move.before
-
-    def _before_block(self, move: Move) -> int:
-        if move.before != NOBODY:
-            return move.before
-        block = unpack_block(move.key)
-        first = (block.prefix << (BITS - block.length)).to_bytes(16, "big")
-        return self.blocks.index.nearest(first, block.length) or NOBODY
-
-    # What has no room
-
-    def _tell(self) -> None:
-        size = {name: table.size for name, table in self.tables.items()}
-        found: dict[Ref, str] = {}
-        for group in self.rules.held:
-            if group in self.regimes.subjects and self._pods.get(group):
-                text = f"rules of pods that it selects do not fit into tables rules ({size['rules']} entries) and"
-                text += f" rule_ports ({size['rule_ports']}); they keep those they had, new pods have no traffic"
-                found |= dict.fromkeys(self.regimes.subjects[group].policies, text)
-        for name, table in (("peers", self.peers), ("peer_blocks", self.blocks)):
-            numbers = {int.from_bytes(table.want[key], "little") for key in table.unfit if key in table.want}
-            for group in self.regimes.with_entries(numbers) if numbers else ():
-                text = f"needs {len(table.unfit)} more entries, and table {name} ({size[name]} entries) has no room"
-                found |= dict.fromkeys(self.regimes.subjects[group].policies, text)
-        self.problems = [Problem(ref, "spec", text) for ref, text in sorted(found.items())]
-
-
-class _Every(set[int]):
-    def __contains__(self, _: object) -> bool:
-        return True
-
-
-_EVERY = _Every()
 
 
 def _group(value: bytes) -> int:

@@ -12,7 +12,7 @@ from ebpfnet import abi
 from ebpfnet.maps.table import Table, TableFull
 from ebpfnet.reconcile import readback
 from ebpfnet.reconcile.keyed import Keyed
-from ebpfnet.reconcile.policy.blocks import ALL_V4, MAPPED, Blocks, unpack_block
+from ebpfnet.reconcile.policy.blocks import ALL_V4, BITS, MAPPED, Blocks, unpack_block
 from ebpfnet.reconcile.policy.cells import NOBODY
 from ebpfnet.reconcile.policy.entries import rule_key
 from ebpfnet.reconcile.sets import DoesNotFit
@@ -36,6 +36,16 @@ def place_of(key: bytes) -> Place:
 def number_of(value: bytes | None) -> int:
     """Return the class that a value of ``peers`` or ``peer_blocks`` is; no entry is nobody's."""
     return int.from_bytes(value, "little") if value else NOBODY
+
+
+class _Every(set[int]):
+    """All numbers there are."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+EVERY = _Every()
 
 
 class Move(NamedTuple):
@@ -147,6 +157,18 @@ class BlockTable(PeerTable):
         """Look at the whole table; what nobody wants stays with ``keep``."""
         self.index = Blocks()
         super().read_back(keep=keep)
+
+    def origin(self, move: Move) -> int:
+        """Return the class that an address was of, by its own entry or by a block."""
+        return move.before or self.index.nearest(move.key) or NOBODY
+
+    def origin_of_block(self, move: Move) -> int:
+        """Return the class that a block was of, by its own entry or by one around it."""
+        if move.before != NOBODY:
+            return move.before
+        block = unpack_block(move.key)
+        first = (block.prefix << (BITS - block.length)).to_bytes(16, "big")
+        return self.index.nearest(first, block.length) or NOBODY
 
     def _ranked(self, keys: Iterable[bytes]) -> Iterable[bytes]:
         return sorted(keys, key=_length, reverse=True)  # what is left out of a block is known before the block is
