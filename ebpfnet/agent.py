@@ -122,7 +122,7 @@ class Agent:
         uplinks = interfaces.find(self.config.uplink)
         compiled = build.compiled(self.config.cache)
         self._tables = self._make_tables()
-        self._reconciler = Reconciler(self._tables, self.config.node_name)
+        self._reconciler = Reconciler(self._tables, self.config.node_name, graceful=self.config.graceful)
         self._reconciler.departures.reset(self._tables)
         recorder = Recorder(self._sender.post, self.config.node_name) if self._sender else None
         self._telemetry = Telemetry(

@@ -42,6 +42,8 @@ class AgentConfig:
     max_endpoints: int = abi.TABLES["slots"].max_entries
     sweep_interval: float = 30.0
     socket_shortcut: str = ""
+    graceful: bool = False
+    """Whether connections that a policy allows no more are left until they end, where the policy does not say."""
     telemetry: Settings = field(default_factory=Settings)
     host: HostSettings = field(default_factory=HostSettings)
     adopt: bool = False

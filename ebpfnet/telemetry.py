@@ -5,8 +5,10 @@ The hot path calls ``begin`` and ``applied``; all else is asked for when a probe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,7 +32,7 @@ from ebpfnet.operate.health import Health
 from ebpfnet.operate.metrics import Metrics
 from ebpfnet.operate.snapshot import Attached, Conntrack, Packets, Refusal, Snapshot, TableUse, Watch
 from ebpfnet.reconcile.sweep import Swept
-from ebpfnet.traffic import traffic
+from ebpfnet.traffic import decided, traffic
 from ebpfnet.watch.source import Stats
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 WORDS = {"spec.healthCheckNodePort": {"reason": "FailedToStartServiceHealthcheck", "action": "Listen"}}
 """What kube-proxy's Events say, where it has one for the field."""
 
+POLICIES = {Kind.NETWORK_POLICY, Kind.CLUSTER_NETWORK_POLICY}
+AUDITED = abi.DropReason.AUDITED.name.lower()
 FILLED = {abi.MapType.HASH, abi.MapType.LRU_HASH}  # an array is always full
 
 
@@ -50,6 +54,8 @@ class Settings(NamedTuple):
     sync_period_s: float = 30.0
     metrics_services: int = 100
     """How many services have rows of their own in metrics; the others are one row."""
+    metrics_policies: int = 100
+    """The same of policies."""
 
 
 class Counted(NamedTuple):
@@ -82,6 +88,7 @@ class Telemetry:
         self._started = time.time()
         self._conntrack: Conntrack | None = None
         self._servers: list[serve.Server] = []
+        self._unenforced: deque[float] = deque()  # when the events of policies were read that may not judge yet
 
     def listen(self) -> None:
         """Serve metrics and health; with ``hard_fail`` raises ``EbpfnetError`` for an address that can't be used."""
@@ -122,6 +129,10 @@ class Telemetry:
         now = time.time()
         for change in changes:
             match change:
+                case Upsert(NetworkPolicy() | ClusterNetworkPolicy()):
+                    self._unenforced.append(read_at or began)
+                case Delete(ref) if ref.kind in POLICIES:
+                    self._unenforced.append(read_at or began)
                 case Upsert(EndpointSlice(ipv6=ipv6), since):
                     self.metrics.endpoints_changed()
                     if since > self._started and not late:  # kube-proxy leaves out what happened before it, too
@@ -133,9 +144,6 @@ class Telemetry:
                 case Delete(ref) if ref.kind == Kind.ENDPOINT_SLICE:
                     self.metrics.endpoints_changed()
         done = time.perf_counter()
-        for change in changes if read_at and not late else ():
-            if isinstance(change, Upsert) and isinstance(change.fact, NetworkPolicy | ClusterNetworkPolicy):
-                self.metrics.enforced(done - read_at)
         self.metrics.synced(done - began, now)
         if read_at:
             self.metrics.written(done - read_at)
@@ -143,8 +151,13 @@ class Telemetry:
 
     def settled(self, *, late: bool) -> None:
         """Say whether everything that was queued is written now, or named because it can't be."""
-        if not late:
-            self.health.updated(time.monotonic())
+        if late:
+            return
+        self.health.updated(time.monotonic())
+        done = time.perf_counter()
+        with contextlib.suppress(IndexError):  # the watch and the main thread both come by
+            while self._unenforced:
+                self.metrics.enforced(done - self._unenforced.popleft())
 
     def swept(self, swept: Swept, duration_s: float) -> None:
         """Take the figures of a sweep of the flow table in."""
@@ -169,6 +182,7 @@ class Telemetry:
         used = dict(counted.used)
         if self._conntrack is not None:
             used["flows"] = self._conntrack.entries
+        dropped = list(self._packets("drops", abi.DROP_MAX, abi.DropReason))
         return Snapshot(
             tables=tuple(
                 TableUse(name, used.get(name), table.spec.max_entries)
@@ -176,7 +190,9 @@ class Telemetry:
                 if table.spec.type in FILLED
             ),
             forwarded=tuple(self._packets("forwards", len(abi.Outcome), abi.Outcome)),
-            dropped=tuple(self._packets("drops", abi.DROP_MAX, abi.DropReason)),
+            dropped=tuple(each for each in dropped if each.what != AUDITED),
+            audited=tuple(each for each in dropped if each.what == AUDITED),
+            decided=tuple(decided(self._tables, self._settings.metrics_policies)),
             traffic=tuple(traffic(self._tables, self._settings.metrics_services)),
             conntrack=self._conntrack,
             watches=tuple(

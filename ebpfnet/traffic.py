@@ -1,13 +1,14 @@
-"""What went through each service, for metrics: as many names as are asked for, and one row for the rest."""
+"""What went through each service, and what policies decided: as many names as are asked for, one row for the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
 from ebpfnet import abi
+from ebpfnet.maps.hits import by_policy, hits
 from ebpfnet.maps.table import Table
 from ebpfnet.maps.usage import used
-from ebpfnet.operate.snapshot import Traffic
+from ebpfnet.operate.snapshot import Decided, Traffic
 from ebpfnet.operate.tally import OTHER
 
 
@@ -33,7 +34,29 @@ def traffic(tables: Mapping[str, Table], limit: int) -> Iterator[Traffic]:
         yield Traffic(OTHER, *rest)
 
 
+VERDICTS = ("allowed", "denied", "audited")
+
+
+def decided(tables: Mapping[str, Table], limit: int) -> Iterator[Decided]:
+    """Yield what the ``limit`` policies decided that decided most, and the sum of all others; raises ``TableError``."""
+    found = list(hits(tables["rule_hits"]))
+    named = {each.rule: _name(tables["names"], each.rule) for each in found}
+    sums = {policy: list(hit[1:]) for policy, hit in by_policy(found, named).items()}
+    rest = [0, 0, 0]
+    for place, (policy, counts) in enumerate(sorted(sums.items(), key=lambda each: (-sum(each[1]), each[0]))):
+        if place >= limit:
+            rest = [one + more for one, more in zip(rest, counts, strict=True)]
+            continue
+        yield from (Decided(policy, *each) for each in zip(VERDICTS, counts, strict=True))
+    if any(rest):
+        yield from (Decided(OTHER, *each) for each in zip(VERDICTS, rest, strict=True))
+
+
+def _name(names: Table, identity: int) -> str:
+    raw = names.get(identity.to_bytes(8, "little"))
+    return abi.unpack_name(raw) if raw else ""
+
+
 def _service(names: Table, set_id: int) -> str:
     """Return NAMESPACE/NAME:PORT of a set; of one that is gone nobody knows the name."""
-    raw = names.get(set_id.to_bytes(8, "little"))
-    return OTHER if raw is None else abi.unpack_name(raw).removesuffix("#local")
+    return _name(names, set_id).removesuffix("#local") or OTHER

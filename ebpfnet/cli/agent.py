@@ -106,6 +106,8 @@ def cgroup(_: click.Context, __: click.Parameter, value: str) -> str:
               help="Where /metrics is; empty: nowhere.")  # fmt: skip
 @click.option("--metrics-services", type=click.IntRange(0), default=100, show_default=True, metavar="N",
               help="Services with figures of their own in /metrics: those with the most bytes.")  # fmt: skip
+@click.option("--metrics-policies", type=click.IntRange(0), default=100, show_default=True, metavar="N",
+              help="Policies with figures of their own in /metrics: those that decide most.")  # fmt: skip
 @click.option("--healthz-bind-address", default="0.0.0.0:10256", show_default=True, metavar="IP:PORT",
               help="Where /healthz and /livez are; empty: nowhere.")  # fmt: skip
 @click.option("--nodeport-addresses", multiple=True, callback=nodeport_addresses, metavar="CIDR,...",
@@ -122,6 +124,9 @@ def cgroup(_: click.Context, __: click.Parameter, value: str) -> str:
 @click.option("--adopt", is_flag=True,
               help="Once, after the first sync, take over the connections that kube-proxy's rules translated: they "
               "outlive the rules then.")  # fmt: skip
+@click.option("--policy-established", type=click.Choice(["strict", "graceful"]), default="strict", show_default=True,
+              help="What becomes of open connections that a policy allows no more, where the policy itself does not say: "
+              "dropped at their next packet, or left until they end.")  # fmt: skip
 @click.option("--pins", type=FILE, default=pinned.DEFAULT, show_default=True, metavar="DIR",
               help="Where maps and programs are pinned, on a BPF filesystem.")  # fmt: skip
 @click.option("--run", type=FILE, default=RUN, show_default=True, metavar="DIR",
@@ -154,6 +159,7 @@ def agent(ctx: click.Context, /, config: Path | None, **options: Any) -> None:
         options.pop("metrics_bind_address"),
         options.pop("healthz_bind_address"),
         metrics_services=options.pop("metrics_services"),
+        metrics_policies=options.pop("metrics_policies"),
     )
     host = HostSettings(
         nodeport_addresses=options.pop("nodeport_addresses"),
@@ -170,6 +176,7 @@ def agent(ctx: click.Context, /, config: Path | None, **options: Any) -> None:
         found = proxyconfig.read(config)
         settings, warnings = apply_config(found, options, settings, given), found.warnings
         host = apply_to_host(found, host, given)
+    options["graceful"] = options.pop("policy_established") == "graceful"
     options["node_name"] = options["node_name"] or socket.gethostname().lower()
     logs.set_up(options.pop("log_format"), options.pop("log_level"), options["node_name"])
     log_warnings(warnings)

@@ -205,6 +205,12 @@ def _of_snapshot(now: Snapshot) -> Iterator[Metric]:
         ("ebpfnet_dropped_packets", "Packets that were dropped or rejected, by reason.", "reason", now.dropped),
     ):
         yield _counter(name, text, ("hook", label), [((each.hook, each.what), each.packets) for each in packets])
+    audited = "Packets of new connections that went on, and that a policy in audit mode would have dropped."
+    would = [((each.hook,), float(each.packets)) for each in now.audited]
+    yield _counter("ebpfnet_policy_audited_packets", audited, ("hook",), would)
+    decided = [((each.policy, each.verdict), float(each.times)) for each in now.decided]
+    text = "What policies decided: allowed and audited by connection, denied by packet."
+    yield _counter("ebpfnet_policy_hits", text, ("policy", "verdict"), decided)
     for what in ("connections", "packets", "bytes"):
         rows = [((each.service,), float(getattr(each, what))) for each in now.traffic]
         text = f"{what.capitalize()} through a service, both directions together."

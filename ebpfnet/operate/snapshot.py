@@ -35,6 +35,14 @@ class Traffic(NamedTuple):
     bytes: int
 
 
+class Decided(NamedTuple):
+    """How often a policy ("KIND [NAMESPACE/]NAME") decided: connections allowed or audited, packets denied."""
+
+    policy: str
+    verdict: str
+    times: int
+
+
 class Conntrack(NamedTuple):
     """The flow table as the last sweep left it, and all sweeps since the start; ``duration_s`` is the last one's."""
 
@@ -82,6 +90,9 @@ class Snapshot:
     forwarded: tuple[Packets, ...] = ()
     dropped: tuple[Packets, ...] = ()
     traffic: tuple[Traffic, ...] = ()
+    audited: tuple[Packets, ...] = ()
+    """What went on, and would have been dropped."""
+    decided: tuple[Decided, ...] = ()
     conntrack: Conntrack | None = None
     watches: tuple[Watch, ...] = ()
     attached: tuple[Attached, ...] = ()

@@ -29,14 +29,22 @@ log = logging.getLogger(__name__)
 class Writing:
     """All tables of a node, what of them is dirty, and the work on it."""
 
-    def __init__(self, tables: Mapping[str, Table], node: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        tables: Mapping[str, Table],
+        node: str,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        graceful: bool = False,
+    ) -> None:
+        """``graceful``: connections that a policy forbids, and which does not say what becomes of them, are left."""
         self.cluster = Cluster(node)
         self.host = Host()
         self.synced = False
         """Whether the tables were read back and brought in line after the first full list."""
         self._tables = tables
         self._services = ServiceTables(tables, node)
-        self.policies = Policies(tables, self.cluster, clock)
+        self.policies = Policies(tables, self.cluster, clock, graceful=graceful)
         self._pods = PodTables(tables, self.policies.group)
         self._place = PlaceTables(tables)
         self._wires = Wires()

@@ -7,9 +7,9 @@ import pytest
 from ebpfnet import abi
 from ebpfnet.maps.memory import MemoryTable
 from ebpfnet.maps.table import Table
-from ebpfnet.operate.snapshot import Traffic
+from ebpfnet.operate.snapshot import Decided, Traffic
 from ebpfnet.operate.tally import OTHER
-from ebpfnet.traffic import traffic
+from ebpfnet.traffic import decided, traffic
 
 USAGE = abi.TABLES["usage"]._replace(value_size=2 * abi.Usage.size())  # two processors
 NAMES = {1: "a/web:http", 2: "a/web:http#local", 3: "b/dns:dns", 4: "c/quiet:x"}
@@ -50,3 +50,35 @@ def test_nothing_is_lost(tables: dict[str, Table], limit: int):
 def test_nothing_counted_is_no_row(tables: dict[str, Table]):
     tables["usage"] = MemoryTable(USAGE)
     assert list(traffic(tables, 5)) == []
+
+
+HITS = abi.TABLES["rule_hits"]._replace(value_size=2 * abi.Hits.size())
+
+
+def test_what_policies_decided_with_the_rest_in_one_row():
+    tables: dict[str, Table] = {"rule_hits": MemoryTable(HITS), "names": MemoryTable(abi.TABLES["names"])}
+    for rule, (name, *counts) in enumerate(
+        [
+            ("NetworkPolicy a/web, ingress rule 1", 5, 0, 0),
+            ("NetworkPolicy a/web, egress rule 2", 2, 0, 1),
+            ("isolated for ingress by NetworkPolicy a/deny", 0, 3, 0),
+            ("", 0, 7, 0),
+        ],
+        1,
+    ):
+        if name:
+            tables["names"].put(rule.to_bytes(8, "little"), abi.pack_name(name))
+        cpus = abi.Hits(*counts).pack() + abi.Hits(0, 0, 1).pack()
+        tables["rule_hits"].put(rule.to_bytes(8, "little"), cpus)
+    web, deny = "NetworkPolicy a/web", "NetworkPolicy a/deny"
+    assert list(decided(tables, 5))[:3] == [
+        Decided(web, "allowed", 7),
+        Decided(web, "denied", 0),
+        Decided(web, "audited", 3),
+    ]
+    assert [each for each in decided(tables, 1) if each.policy != web] == [
+        Decided(OTHER, "allowed", 0),
+        Decided(OTHER, "denied", 3),
+        Decided(OTHER, "audited", 1),
+    ]
+    assert Decided(deny, "denied", 3) in decided(tables, 5)

@@ -50,7 +50,9 @@ _ID, _GROUP = slice(16, 24), slice(24, 32)  # of a value of ``pods``
 class Policies:
     """All tables that policies are in. Methods that write raise ``TableError``; then they may be called again."""
 
-    def __init__(self, tables: Mapping[str, Table], cluster: Cluster, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, tables: Mapping[str, Table], cluster: Cluster, clock: Callable[[], float], *, graceful: bool = False
+    ) -> None:
         self.peers = PeerTable(tables["peers"], self._is_ready)
         self.blocks = BlockTable(tables["peer_blocks"], self._is_ready)
         self.rules = RuleTable(tables["rules"], self._is_seen)
@@ -58,7 +60,7 @@ class Policies:
         self.generations = Generations(tables["generations"])
         self.classes = Classes()
         self.entries = Entries(self.ports)
-        self.regimes = Regimes(self.classes, self.rules, self.entries)
+        self.regimes = Regimes(self.classes, self.rules, self.entries, graceful=graceful)
         self.subjects = Subjects(cluster)
         self.problems: list[Problem] = []
         self.tidy_at: float | None = None

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ebpfnet.operate import metrics as shown
 from ebpfnet.operate.metrics import Metrics, plain_field
 from ebpfnet.operate.serve import Request
-from ebpfnet.operate.snapshot import Attached, Conntrack, Packets, Refusal, Snapshot, TableUse, Traffic, Watch
+from ebpfnet.operate.snapshot import Attached, Conntrack, Decided, Packets, Refusal, Snapshot, TableUse, Traffic, Watch
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -17,6 +17,8 @@ SNAPSHOT = Snapshot(
     forwarded=(Packets("from_pod", "network", 7),),
     dropped=(Packets("from_pod", "no_endpoints", 3),),
     traffic=(Traffic("default/web:http", 4, 50, 6000),),
+    audited=(Packets("to_pod", "audited", 2),),
+    decided=(Decided("NetworkPolicy default/web", "denied", 9),),
     conntrack=Conntrack(entries=10, sweeps=2, removed=4, duration_s=0.5, ended=6),
     watches=(Watch("services", 0.25, 1, 2, 3), Watch("pods", None, 0, 0, 0)),
     attached=(Attached("pod", "attached", 5),),
@@ -51,6 +53,8 @@ def value(found: Samples, name: str, **labels: str) -> float:
         ("ebpfnet_map_capacity", {"map": "drops"}, 16),
         ("ebpfnet_forwarded_packets_total", {"hook": "from_pod", "outcome": "network"}, 7),
         ("ebpfnet_dropped_packets_total", {"hook": "from_pod", "reason": "no_endpoints"}, 3),
+        ("ebpfnet_policy_audited_packets_total", {"hook": "to_pod"}, 2),
+        ("ebpfnet_policy_hits_total", {"policy": "NetworkPolicy default/web", "verdict": "denied"}, 9),
         ("ebpfnet_conntrack_entries", {}, 10),
         ("ebpfnet_service_connections_total", {"service": "default/web:http"}, 4),
         ("ebpfnet_service_packets_total", {"service": "default/web:http"}, 50),
