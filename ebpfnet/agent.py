@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebpfnet import __version__, abi, adopt, clock, status
+from ebpfnet import __version__, abi, adopt, clock, policing, status
 from ebpfnet.alone import alone
 from ebpfnet.config import SIZED_BY, AgentConfig
 from ebpfnet.datapath import attach, build, capabilities, cgroup, interfaces, load, loopback
@@ -92,11 +92,12 @@ class Agent:
         pins.check_place(self.config.pins)
         with alone(self.config.run, self.config.pins):
             self._prepare()
+            answers = {"status": self.status, "policies": self.policies, "facts": self.facts}
             threads = [
                 self._thread("watch", self._source.run, self._on_changes, self.stop),
                 self._thread("links", interfaces.follow, self._on_interfaces, self.stop, self._chosen),
                 self._thread("filters", self._attachments.keep, self._on_attachments, self.stop),
-                self._thread("status", status.serve, self.config.run, self.status, self.stop),
+                self._thread("status", status.serve, self.config.run, answers, self.stop),
                 self._thread("host", self._hosting.follow, self.stop, self.config.sweep_interval),
             ]
             if self._sender is not None:
@@ -359,11 +360,23 @@ class Agent:
                 "pending": reconciler.pending,
                 "writes": sum(table.writes for name, table in self._tables.items() if name != "flows"),
                 "problems": problems,
+                "policies": policing.summary(reconciler),
                 "watch": [asdict(each) for each in self._source.stats],
                 "uplink": list(self.config.uplink),
                 "interfaces": listed,
                 "socket_shortcut": self._shortcut.state() if self._shortcut else "",
             }
+
+    def policies(self) -> dict[str, Any]:
+        """Return what ``ebpfnet policy`` shows that no table holds."""
+        with self._lock:
+            return policing.policies(self._reconciler, graceful=self.config.graceful)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what ``ebpfnet policy diff`` judges by."""
+        with self._lock:
+            held = policing.hold(self._reconciler)
+        return policing.facts(held, graceful=self.config.graceful)
 
 
 def _on_uplink(config: AgentConfig) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The agent's socket: one JSON request a line, one JSON answer a line (``{"get": "status"}``, ``{"get": "ping"}``)."""
+"""The agent's socket: one JSON request a line (``{"get": "status"}``, …), one JSON answer a line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,12 @@ PATIENCE_S = 2.0
 AGAIN_S = 1.0
 CONNECTIONS_MAX = 64
 
+Answers = Mapping[str, Callable[[], dict[str, Any]]]
+"""What may be asked for, by name."""
 
-def serve(run: Path, status: Callable[[], dict[str, Any]], stop: threading.Event) -> None:
-    """Answer on ``run``/agent.sock until ``stop`` is set."""
+
+def serve(run: Path, answers: Answers, stop: threading.Event) -> None:
+    """Answer on ``run``/agent.sock until ``stop`` is set, what ``answers`` has a function for."""
     path = run / NAME
     room = threading.Semaphore(CONNECTIONS_MAX)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -36,7 +39,7 @@ def serve(run: Path, status: Callable[[], dict[str, Any]], stop: threading.Event
             if not room.acquire(timeout=PATIENCE_S):  # who waits that long has asked too many questions at once
                 connection.close()
                 continue
-            threading.Thread(target=_hear, args=(connection, status, room), daemon=True).start()
+            threading.Thread(target=_hear, args=(connection, answers, room), daemon=True).start()
     path.unlink(missing_ok=True)
 
 
@@ -60,24 +63,25 @@ def _listen(listener: socket.socket, path: Path, stop: threading.Event) -> bool:
     return False
 
 
-def _hear(connection: socket.socket, status: Callable[[], dict[str, Any]], room: threading.Semaphore) -> None:
+def _hear(connection: socket.socket, answers: Answers, room: threading.Semaphore) -> None:
     """Answer one connection; one that says nothing holds up no other."""
     with connection, contextlib.suppress(OSError, ValueError, RecursionError):
         connection.settimeout(PATIENCE_S)
-        _answer(connection, status)
+        _answer(connection, answers)
     room.release()
 
 
-def _answer(connection: socket.socket, status: Callable[[], dict[str, Any]]) -> None:
+def _answer(connection: socket.socket, answers: Answers) -> None:
     with connection.makefile("rwb") as stream:
         request = json.loads(stream.readline(4096))
         match request:
-            case {"get": "status"}:
-                answer: dict[str, Any] = status()
             case {"get": "ping"}:
-                answer = {"ok": True, "pid": os.getpid()}
+                answer: dict[str, Any] = {"ok": True, "pid": os.getpid()}
+            case {"get": str(what)} if what in answers:
+                answer = answers[what]()
             case _:
-                answer = {"error": 'unknown request; there are {"get": "status"} and {"get": "ping"}'}
+                known = " and ".join(f'{{"get": "{each}"}}' for each in (*answers, "ping"))
+                answer = {"error": f"unknown request; there are {known}"}
         stream.write(json.dumps(answer).encode() + b"\n")
         stream.flush()
 

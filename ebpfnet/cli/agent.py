@@ -125,7 +125,7 @@ def cgroup(_: click.Context, __: click.Parameter, value: str) -> str:
               help="Once, after the first sync, take over the connections that kube-proxy's rules translated: they "
               "outlive the rules then.")  # fmt: skip
 @click.option("--policy-established", type=click.Choice(["strict", "graceful"]), default="strict", show_default=True,
-              help="What becomes of open connections that a policy allows no more, where the policy itself does not say: "
+              help="What becomes of open connections that a policy allows no more, where the policy does not say: "
               "dropped at their next packet, or left until they end.")  # fmt: skip
 @click.option("--pins", type=FILE, default=pinned.DEFAULT, show_default=True, metavar="DIR",
               help="Where maps and programs are pinned, on a BPF filesystem.")  # fmt: skip

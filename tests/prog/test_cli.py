@@ -254,7 +254,7 @@ def test_status_names_refusals_in_its_first_line(
     answer = {"node": "n", "synced": True, "pending": 0, "started": 0, "version": "0", "pid": 1, "interfaces": []}
     answer |= {"uplink": ["u"], "watch": [], "problems": problems}
     stop = threading.Event()
-    agent = threading.Thread(target=status.serve, args=(tmp_path, lambda: answer, stop))
+    agent = threading.Thread(target=status.serve, args=(tmp_path, {"status": lambda: answer}, stop))
     agent.start()
     try:
         _wait_until_it_answers(tmp_path)
@@ -270,7 +270,7 @@ def test_what_the_agent_refused_is_named_beside_the_service(node: Path, tmp_path
     lost = {**WHOLE, "ref": "Service default/lost", "field": "spec.externalIPs[0]", "reason": "in no block"}
     answer = {"problems": [WHOLE, WHOLE | {"field": "spec.type"}, PARTLY, FILE, lost]}
     stop = threading.Event()
-    agent = threading.Thread(target=status.serve, args=(tmp_path, lambda: answer, stop))
+    agent = threading.Thread(target=status.serve, args=(tmp_path, {"status": lambda: answer}, stop))
     agent.start()
     place = ["--pins", str(node / "bpf" / "x"), "--run", str(tmp_path)]
     try:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ebpfnet.cli.agent import agent
 from ebpfnet.operate.metrics import Metrics
 from ebpfnet.operate.serve import Request
-from ebpfnet.operate.snapshot import Attached, Conntrack, Packets, Refusal, Snapshot, TableUse, Watch
+from ebpfnet.operate.snapshot import Attached, Conntrack, Decided, Packets, Refusal, Snapshot, TableUse, Watch
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SNAPSHOT = Snapshot(
@@ -24,6 +24,7 @@ SNAPSHOT = Snapshot(
     watches=(Watch("services", 0.1, 0, 0, 0),),
     attached=(Attached("pod", "attached", 1),),
     refused=(Refusal("Service", "spec"),),
+    decided=(Decided("NetworkPolicy a/b", "denied", 1),),
 )
 
 

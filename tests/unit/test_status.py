@@ -18,7 +18,7 @@ from ebpfnet import status
 def run(tmp_path: Path) -> Iterator[Path]:
     """Return the run directory of something that answers."""
     stop = threading.Event()
-    thread = threading.Thread(target=status.serve, args=(tmp_path, lambda: {"node": "a"}, stop))
+    thread = threading.Thread(target=status.serve, args=(tmp_path, {"status": lambda: {"node": "a"}}, stop))
     thread.start()
     deadline = time.monotonic() + 10
     while not (tmp_path / status.NAME).exists():

@@ -73,6 +73,11 @@ class Subjects:
                 found[ref] = each
         return found
 
+    def pods_of(self, ref: Ref) -> list[Ref]:
+        """Return the pods that a policy selects; it is looked for once, by who asks: nothing is kept for that."""
+        sorts = self._in.get(ref.namespace, ()) if ref.namespace else self._sorts.values()
+        return [pod for sort in sorts if ref in sort.selected for pod in sort.pods]
+
     # What comes in
 
     def set_pod(self, ref: Ref, pod: Pod | None) -> None:

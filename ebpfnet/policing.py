@@ -1,0 +1,121 @@
+"""What an agent tells of policies on its socket: which it enforces, and the facts that they are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ebpfnet.abi import Direction
+from ebpfnet.compile.policy.statements import rules_of, statements_of
+from ebpfnet.model.facts import Fact, NetworkPolicy, Peer, Pod, Policy, Ref, Upsert
+from ebpfnet.model.facts import Kind as KindOf
+from ebpfnet.model.peers import Likeness
+from ebpfnet.model.plain import from_plain, to_plain
+from ebpfnet.reconcile.reconciler import Reconciler
+
+
+def policies(reconciler: Reconciler, *, graceful: bool) -> dict[str, Any]:
+    """Return every policy that is known, those that select no pod of this node, too; ``graceful``: the agent's flag."""
+    cluster = reconciler.cluster
+    problems: dict[Ref, list[str]] = {}
+    for each in reconciler.problems:
+        if each.ref.kind in {KindOf.NETWORK_POLICY, KindOf.CLUSTER_NETWORK_POLICY}:
+            text = ": ".join(part for part in (each.field, each.reason) if part)
+            problems.setdefault(each.ref, []).append(text)
+    known: dict[Ref, Policy] = {**cluster.policies, **cluster.cluster_policies}
+    listed = [_policy(reconciler, known[ref], problems.get(ref, []), graceful=graceful) for ref in sorted(known)]
+    listed += [_unknown(ref, said) for ref, said in sorted(problems.items()) if ref not in known]
+    return {"node": cluster.node, "synced": reconciler.synced, "policies": listed}
+
+
+def summary(reconciler: Reconciler) -> dict[str, int]:
+    """Return how many policies there are, select pods of this node, are enforced there, and are refused."""
+    cluster, of = reconciler.cluster, reconciler.policies
+    here = {ref for subject in of.regimes.subjects.values() for ref in subject.policies}
+    lacking = {each.ref for each in of.problems}
+    known: list[Policy] = [*cluster.policies.values(), *cluster.cluster_policies.values()]
+    return {
+        "known": len(known),
+        "here": len(here),
+        "enforced": sum(1 for ref in here if ref not in lacking and of.enforced(ref)) if reconciler.synced else 0,
+        "refused": sum(1 for policy in known if policy.refused),
+    }
+
+
+def _policy(reconciler: Reconciler, policy: Policy, problems: list[str], *, graceful: bool) -> dict[str, Any]:
+    ref, of = policy.ref, reconciler.policies
+    pods = sorted(of.subjects.pods_of(ref))
+    ways = [way for way in Direction if rules_of(policy, way) is not None]
+    enforced = reconciler.synced and of.enforced(ref) and ref not in {each.ref for each in of.problems}
+    left = graceful if policy.graceful is None else policy.graceful
+    return {
+        "policy": str(ref),
+        "kind": str(ref.kind),
+        "directions": [way.name.lower() for way in ways],
+        "isolates": [way.name.lower() for way in ways] if isinstance(policy, NetworkPolicy) else [],
+        "pods": [f"{pod.namespace}/{pod.name}" for pod in pods],
+        "mode": "audit" if policy.audited else "enforce",
+        "established": "graceful" if left else "strict",
+        "refused": policy.refused,
+        "enforced": enforced,
+        "problems": problems,
+        "rules": [
+            {"id": f"{each.rule:016x}", "rule": each.text, "action": each.action.name.lower()}
+            for way in (ways if pods else ())
+            for each in statements_of(policy, way, {})
+        ],
+    }
+
+
+def _unknown(ref: Ref, problems: list[str]) -> dict[str, Any]:
+    """Describe a policy of which there is nothing but what is wrong with it."""
+    lists: dict[str, list[str]] = {name: [] for name in ("directions", "isolates", "pods", "rules")}
+    head = {"policy": str(ref), "kind": str(ref.kind), "mode": None, "established": None}
+    return {**head, **lists, "refused": True, "enforced": False, "problems": problems}
+
+
+class Held(NamedTuple):
+    """What verdicts follow from at one moment."""
+
+    node: str
+    facts: list[Fact]
+    peers: list[tuple[Likeness, dict[str, bytes]]]
+
+
+def hold(reconciler: Reconciler) -> Held:
+    """Take down what is known; quickly, for nothing else happens meanwhile."""
+    cluster = reconciler.cluster
+    listed = (cluster.nodes, cluster.namespaces, cluster.pods, cluster.policies, cluster.cluster_policies)
+    found: list[Fact] = [fact for each in listed for fact in each.values()]
+    return Held(cluster.node, found, [(like, dict(group.addresses)) for like, group in cluster.peers.groups.items()])
+
+
+def facts(held: Held, *, graceful: bool) -> dict[str, Any]:
+    """Return what was held as plain values: ``read`` makes it facts again."""
+    peers = [
+        {"likeness": to_plain(likeness), "pods": {name: packed.hex() for name, packed in pods.items()}}
+        for likeness, pods in held.peers
+    ]
+    return {"node": held.node, "graceful": graceful, "facts": list(map(to_plain, held.facts)), "peers": peers}
+
+
+def read(answer: dict[str, Any]) -> Iterator[Upsert]:
+    """Yield the changes that lead from nothing to what an agent knows; raises ``ValueError``."""
+    here = set()
+    for each in answer["facts"]:
+        fact = from_plain(each)
+        if isinstance(fact, Pod):
+            here.add(str(fact.ref))
+        yield Upsert(fact)
+    for group in answer["peers"]:
+        likeness: Likeness = from_plain(group["likeness"])
+        for text, addresses in group["pods"].items():
+            if text not in here:
+                ref = _ref(text)
+                yield Upsert(Peer(ref, likeness.labels, bytes.fromhex(addresses), likeness.ports))
+
+
+def _ref(text: str) -> Ref:
+    kind, _, name = text.partition(" ")
+    namespace, _, name = name.rpartition("/")
+    return Ref(KindOf(kind), namespace, name)
