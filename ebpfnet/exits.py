@@ -61,3 +61,9 @@ class BadInput(EbpfnetError):
     """A file can't be used."""
 
     exit_code = 9
+
+
+class Disagreement(EbpfnetError):
+    """The datapath does not do what its tables say."""
+
+    exit_code = 11

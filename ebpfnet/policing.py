@@ -58,6 +58,7 @@ def _policy(reconciler: Reconciler, policy: Policy, problems: list[str], *, grac
         "established": "graceful" if left else "strict",
         "refused": policy.refused,
         "enforced": enforced,
+        "generation": policy.generation,
         "problems": problems,
         "rules": [
             {"id": f"{each.rule:016x}", "rule": each.text, "action": each.action.name.lower()}
@@ -71,7 +72,7 @@ def _unknown(ref: Ref, problems: list[str]) -> dict[str, Any]:
     """Describe a policy of which there is nothing but what is wrong with it."""
     lists: dict[str, list[str]] = {name: [] for name in ("directions", "isolates", "pods", "rules")}
     head = {"policy": str(ref), "kind": str(ref.kind), "mode": None, "established": None}
-    return {**head, **lists, "refused": True, "enforced": False, "problems": problems}
+    return {**head, **lists, "refused": True, "enforced": False, "generation": 0, "problems": problems}
 
 
 class Held(NamedTuple):

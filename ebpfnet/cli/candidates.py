@@ -78,5 +78,15 @@ nodes_of_lab = _offer(lambda ctx: [node["name"] for node in _plan(ctx)["nodes"]]
 pods_of_lab = _offer(_pods_of_lab)
 node_names = _offer(_nodes)
 services = _offer(_from_tables(lambda lookup: map(without_port, lookup.services)))  # a colon ends a word of bash
+
+
+def _policies(ctx: click.Context) -> Iterable[str]:
+    from ebpfnet.maps.hits import policies_of
+
+    found = _from_tables(lambda lookup: (each for name in lookup.names.values() for each in policies_of(name)))(ctx)
+    return {each.partition(" ")[2] for each in found}
+
+
+policies = _offer(_policies)
 pods = _offer(_from_tables(lambda lookup: lookup.pods.values()))
 tables = _offer(lambda _: abi.TABLES)

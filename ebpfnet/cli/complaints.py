@@ -1,6 +1,8 @@
-"""What agents refused of services; an agent that is not there has no say, and holds up nobody."""
+"""What agents refused of services, and know of policies; one that is not there has no say, and holds up nobody."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from ebpfnet.cli.instances import Instance
 from ebpfnet.exits import NotRunning
@@ -23,3 +25,14 @@ def of_services(instance: Instance) -> dict[str, list[str]]:
             text = ": ".join(part for part in (problem["field"], problem["reason"]) if part)
             found.setdefault(problem["ref"].removeprefix(_KIND), []).append(text)
     return found
+
+
+def of_policies(instance: Instance) -> dict[str, dict[str, Any]] | None:
+    """Return what the agent says of each policy, by ``KIND [NAMESPACE/]NAME``; None when it does not answer."""
+    from ebpfnet.status import ask
+
+    try:
+        listed = ask(instance.run, "policies", timeout_s=_PATIENCE_S * 4).get("policies", [])
+    except NotRunning:
+        return None
+    return {each["policy"]: each for each in listed}

@@ -20,6 +20,7 @@ VERBS = {
     "lab": "A cluster in network namespaces on this machine.",
     "map": "The tables in the kernel.",
     "pod": "Pods of this node.",
+    "policy": "Policies: who is isolated, what is allowed, and why.",
     "service": "Services.",
     "simulate": "What the datapath does to a connection, without a cluster.",
     "status": "Is the node in sync, and what was refused?",

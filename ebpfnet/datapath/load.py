@@ -13,9 +13,10 @@ from ebpfnet import abi
 from ebpfnet.datapath.build import INSTRUCTION, Object
 from ebpfnet.datapath.build import Program as Code
 from ebpfnet.exits import LoadFailed
-from ebpfnet.maps.syscall import bpf, obj_pin
+from ebpfnet.maps.syscall import bpf, obj_get, obj_pin
 
 BPF_PROG_LOAD = 5
+BPF_OBJ_GET_INFO_BY_FD = 15
 BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_CGROUP_SOCK_ADDR = 3, 18
 ATTACH_TYPES = dict(zip(abi.SOCKET_PROGRAMS, (10, 11, 29, 30), strict=True))
 """BPF_CGROUP_INET4_CONNECT and so on (``enum bpf_attach_type``); what is not named here is for tc."""
@@ -119,3 +120,34 @@ def load(
             program.close()
         raise failed
     return programs
+
+
+class _ProgInfo(ctypes.Structure):
+    """The head of ``struct bpf_prog_info``."""
+
+    _fields_ = (("type", ctypes.c_uint32), ("id", ctypes.c_uint32), ("tag", ctypes.c_uint8 * 8))
+
+
+class _InfoAttributes(ctypes.Structure):
+    """The part of ``union bpf_attr`` for BPF_OBJ_GET_INFO_BY_FD."""
+
+    _fields_ = (("fd", ctypes.c_uint32), ("length", ctypes.c_uint32), ("info", ctypes.c_uint64))
+
+
+def tag_of(fd: int) -> bytes:
+    """Return the kernel's hash of a program's instructions; the maps that it is over make no difference."""
+    info = _ProgInfo()
+    bpf(BPF_OBJ_GET_INFO_BY_FD, _InfoAttributes(fd, ctypes.sizeof(info), ctypes.addressof(info)))
+    return bytes(info.tag)
+
+
+def is_pinned(program: Program, path: Path) -> bool | None:
+    """Tell whether what is pinned at ``path`` is this program's like; None: nothing is."""
+    try:
+        fd = obj_get(path)
+    except OSError:
+        return None
+    try:
+        return tag_of(fd) == tag_of(program.fd)
+    finally:
+        os.close(fd)

@@ -60,8 +60,9 @@ def judge(
 ) -> Judgement:
     """Return what is said of a connection where it leaves its source, or where it comes to its destination."""
     mine, other = (source, destination) if direction == Direction.EGRESS else (destination, source)
-    pod = tables["pods"].get(mine)
-    group = abi.Pod.unpack(pod).group if pod is not None else 0
+    raw = tables["pods"].get(mine)
+    pod = abi.Pod.unpack(raw) if raw is not None else None
+    group = pod.group if pod and not pod.wire.segment else 0  # another plugin's wire: its policies
     if not group:
         return Judgement(Verdict.ALLOW)
     peers = class_of(tables, other)

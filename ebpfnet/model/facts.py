@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ebpfnet.model.labels import NOTHING, Labels, Selector
@@ -251,6 +251,7 @@ class NetworkPolicy:
     ``ingress`` and ``egress`` are the rules of a direction: () allows nothing, None says nothing about it.
     ``audited``: what it would drop is only counted. ``graceful``: connections that it does not allow any more are left
     alone (None: as the agent's flag says). ``refused``: it can't be obeyed; the pods that it selects are isolated.
+    ``generation``: which version of its spec this is, 0 where nobody says; it changes nothing.
     """
 
     ref: Ref
@@ -260,6 +261,7 @@ class NetworkPolicy:
     audited: bool = False
     graceful: bool | None = None
     refused: bool = False
+    generation: int = field(default=0, compare=False)
 
     @property
     def has_pod_peers(self) -> bool:
@@ -320,6 +322,7 @@ class ClusterNetworkPolicy:
     audited: bool = False
     graceful: bool | None = None
     refused: bool = False
+    generation: int = field(default=0, compare=False)
 
     @property
     def has_pod_peers(self) -> bool:
