@@ -129,7 +129,8 @@ def _refuse(name: str, known: Iterable[str]) -> None:
     import difflib
 
     plain = sorted(each.partition(" ")[2] for each in known)
-    near = difflib.get_close_matches(name, plain, n=3) or [each for each in plain if each.endswith(f"/{name}")]
+    alike = difflib.get_close_matches(name.rpartition("/")[2], {each.rpartition("/")[2] for each in plain}, n=3)
+    near = [each for each in plain if each.rpartition("/")[2] in alike][:3]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise NoSuchName(f"no policy {name!r} that selects pods here{hint}")
 

@@ -52,7 +52,7 @@ def to_plain(value: Any) -> Any:
     match value:
         case None | bool():
             return value
-        case enum.Enum():
+        case enum.Enum() if type(value).__name__ in _MAKE:
             return [type(value).__name__, value.value]
         case str() | int():
             return value

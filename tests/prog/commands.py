@@ -100,7 +100,9 @@ def _visitor(tables: dict[str, kernel.KernelTable], now: int) -> None:
 
 def call(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ebpfnet", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=check)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not (check and done.returncode), done.stderr
+    return done
 
 
 def ask(node: Path, *arguments: str) -> str:
