@@ -181,8 +181,8 @@ def test_list_without_an_agent(node: Node):
 
 def test_list_with_an_agent(alive: Node):
     lines = alive.ask("list").stdout.splitlines()
-    assert lines[0].split() == "POLICY KIND DIRECTIONS PODS RULES MODE ESTABLISHED ENFORCED HITS".split()
-    assert "default/web NetworkPolicy ingress 1 3 enforce strict yes 4".split() in [line.split() for line in lines]
+    assert lines[0].split() == ["POLICY", "KIND", "DIRECTIONS", "PODS", "RULES", "MODE", "ESTABLISHED", "ENFORCED", "HITS"]
+    assert ["default/web", "NetworkPolicy", "ingress", "1", "3", "enforce", "strict", "yes", "4"] in map(str.split, lines)
 
 
 def test_get(alive: Node):
