@@ -92,12 +92,14 @@ class Agent:
         pins.check_place(self.config.pins)
         with alone(self.config.run, self.config.pins):
             self._prepare()
-            answers = {"status": self.status, "policies": self.policies, "facts": self.facts}
+            of_policies = policing.answers(self._lock, self._reconciler, graceful=self.config.graceful)
             threads = [
                 self._thread("watch", self._source.run, self._on_changes, self.stop),
                 self._thread("links", interfaces.follow, self._on_interfaces, self.stop, self._chosen),
                 self._thread("filters", self._attachments.keep, self._on_attachments, self.stop),
-                self._thread("status", status.serve, self.config.run, answers, self.stop),
+                self._thread(
+                    "status", status.serve, self.config.run, {"status": self.status, **of_policies}, self.stop
+                ),
                 self._thread("host", self._hosting.follow, self.stop, self.config.sweep_interval),
             ]
             if self._sender is not None:
@@ -366,17 +368,6 @@ class Agent:
                 "interfaces": listed,
                 "socket_shortcut": self._shortcut.state() if self._shortcut else "",
             }
-
-    def policies(self) -> dict[str, Any]:
-        """Return what ``ebpfnet policy`` shows that no table holds."""
-        with self._lock:
-            return policing.policies(self._reconciler, graceful=self.config.graceful)
-
-    def facts(self) -> dict[str, Any]:
-        """Return what ``ebpfnet policy diff`` judges by."""
-        with self._lock:
-            held = policing.hold(self._reconciler)
-        return policing.facts(held, graceful=self.config.graceful)
 
 
 def _on_uplink(config: AgentConfig) -> tuple[str, ...]:

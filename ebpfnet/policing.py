@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ebpfnet import status
 from ebpfnet.abi import Direction
 from ebpfnet.compile.policy.statements import rules_of, statements_of
 from ebpfnet.model.facts import Fact, NetworkPolicy, Peer, Pod, Policy, Ref, Upsert
@@ -12,6 +14,21 @@ from ebpfnet.model.facts import Kind as KindOf
 from ebpfnet.model.peers import Likeness
 from ebpfnet.model.plain import from_plain, to_plain
 from ebpfnet.reconcile.reconciler import Reconciler
+
+
+def answers(lock: threading.Lock, reconciler: Reconciler, *, graceful: bool) -> status.Answers:
+    """Return what may be asked for; ``lock`` is whose holder may look at the reconciler."""
+
+    def tell_policies() -> dict[str, Any]:
+        with lock:
+            return policies(reconciler, graceful=graceful)
+
+    def tell_facts() -> dict[str, Any]:
+        with lock:
+            held = hold(reconciler)
+        return facts(held, graceful=graceful)
+
+    return {"policies": tell_policies, "facts": tell_facts}
 
 
 def policies(reconciler: Reconciler, *, graceful: bool) -> dict[str, Any]:

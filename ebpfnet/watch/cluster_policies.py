@@ -68,6 +68,7 @@ def convert_cluster_policy(ref: Ref, item: schema.ClusterNetworkPolicyObject) ->
         _rules(spec.egress or (), "spec.egress", "to", name),
         modes.audited,
         modes.graceful,
+        generation=item.metadata.version,
     )
     return Decoded(ref, fact, tuple(problems))
 

@@ -69,6 +69,7 @@ def convert_policy(ref: Ref, item: schema.NetworkPolicyObject) -> Decoded:
         egress if "Egress" in types else None,
         modes.audited,
         modes.graceful,
+        generation=item.metadata.version,
     )
     return Decoded(ref, fact, modes.problems)
 

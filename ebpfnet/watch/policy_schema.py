@@ -17,6 +17,22 @@ class Strict(Struct, forbid_unknown_fields=True):
     """No field but these."""
 
 
+class PolicyMeta(AnnotatedMeta):
+    """``ObjectMeta``; the API server counts the versions of the spec. What is no number there says nothing."""
+
+    generation: Any = None
+
+    @property
+    def version(self) -> int:
+        """The generation, 0 where nobody says."""
+        return version(self.generation)
+
+
+def version(generation: object) -> int:
+    """Return ``metadata.generation`` where it is one, else 0."""
+    return generation if type(generation) is int else 0
+
+
 class LabelRequirement(Strict):
     """``LabelSelectorRequirement``."""
 
@@ -81,7 +97,7 @@ class NetworkPolicySpec(Strict):
 class NetworkPolicyObject(Struct):
     """``networking.k8s.io/v1 NetworkPolicy``."""
 
-    metadata: AnnotatedMeta
+    metadata: PolicyMeta
     spec: NetworkPolicySpec | None = None
 
 
@@ -168,5 +184,5 @@ class ClusterNetworkPolicySpec(Strict):
 class ClusterNetworkPolicyObject(Struct):
     """``policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy``."""
 
-    metadata: AnnotatedMeta
+    metadata: PolicyMeta
     spec: ClusterNetworkPolicySpec

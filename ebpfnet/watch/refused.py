@@ -36,6 +36,7 @@ def isolating(ref: Ref, item: Mapping[str, Any]) -> NetworkPolicy:
         modes.audited,
         modes.graceful,
         refused=True,
+        generation=_generation(item),
     )
 
 
@@ -56,6 +57,7 @@ def denying(ref: Ref, item: Mapping[str, Any]) -> ClusterNetworkPolicy:
         modes.audited,
         modes.graceful,
         refused=True,
+        generation=_generation(item),
     )
 
 
@@ -92,3 +94,8 @@ def _modes(ref: Ref, item: Mapping[str, Any]) -> Modes:
     given = meta.get("annotations") if isinstance(meta, Mapping) else None
     texts = given.items() if isinstance(given, Mapping) else ()
     return modes_of(ref, {key: value for key, value in texts if isinstance(key, str) and isinstance(value, str)})
+
+
+def _generation(item: Mapping[str, Any]) -> int:
+    meta = item.get("metadata")
+    return schema.version(meta.get("generation")) if isinstance(meta, Mapping) else 0

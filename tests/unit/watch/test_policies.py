@@ -301,3 +301,13 @@ def test_only_pods_and_namespaces_must_be_known():
     assert policy(egress=[{"ports": [{"port": "http"}]}]).has_pod_peers
     assert policy(egress=[{"to": [block], "ports": [{"port": "http"}]}]).has_pod_peers
     assert not policy(ingress=[{"ports": [{"port": "http"}]}], egress=[{"ports": [{"port": 80}]}]).has_pod_peers
+
+
+@pytest.mark.parametrize(("given", "want"), [(7, 7), ("7", 0), (None, 0), (True, 0)])
+def test_the_version_that_is_meant_is_known(given: object, want: int):
+    for spec in ({}, {"policyTypes": ["Sideways"]}):
+        item = manifest(**spec)
+        item["metadata"]["generation"] = given
+        for fact in (decode(item).fact, decode_bytes(Kind.NETWORK_POLICY, json.dumps(item).encode()).fact):
+            assert isinstance(fact, NetworkPolicy)
+            assert (fact.generation, fact.refused) == (want, bool(spec))
