@@ -5,7 +5,7 @@ Endpoint slices are not kept: compiled, they are a few bytes each, and the recon
 
 from __future__ import annotations
 
-from ebpfnet.model.demand import Demand
+from ebpfnet.model.demand import NONE, Demand
 from ebpfnet.model.facts import (
     ClusterNetworkPolicy,
     IPAddress,
@@ -47,6 +47,7 @@ class Cluster:
         """Which services have a cluster IP; nearly always one."""
         self._service_cidrs: dict[Ref, ServiceCIDR] = {}
         self._demand = Demand()
+        self._direct: set[Ref] = set()  # services that other nodes send clients on for, from addresses of theirs
 
     @property
     def service_cidrs(self) -> tuple[IPNetwork, ...]:
@@ -64,12 +65,15 @@ class Cluster:
         """Take a service in."""
         self.drop_service(service.ref)
         self.services[service.ref] = service
+        if service.direct is not None:
+            self._direct.add(service.ref)
         for address in service.cluster_ips:
             self.claims[address] = *self.claims.get(address, ()), service.ref
 
     def drop_service(self, ref: Ref) -> None:
         """Take a service out; one that is not there is no error."""
         service = self.services.pop(ref, None)
+        self._direct.discard(ref)
         for address in service.cluster_ips if service else ():
             left = tuple([each for each in self.claims.pop(address) if each != ref])
             if left:
@@ -132,5 +136,9 @@ class Cluster:
 
     @property
     def needed(self) -> frozenset[Kind]:
-        """What policies that select pods of this node mean of others: their pods (``PEER``), themselves (``NODE``)."""
-        return self._demand.kinds
+        """What is needed of other nodes: their pods (``PEER``), they themselves (``NODE``).
+
+        Policies that select pods of this node may mean both; a service whose backends answer directly means the nodes
+        that send its clients on.
+        """
+        return self._demand.kinds | (frozenset((Kind.NODE,)) if self._direct else NONE)

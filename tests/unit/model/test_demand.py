@@ -24,6 +24,7 @@ from ebpfnet.model.facts import (
     PolicyPort,
     PolicyRule,
     Ref,
+    Service,
     Tier,
 )
 from ebpfnet.model.labels import EVERYTHING, NOTHING, Labels, Requirement, Selector
@@ -179,3 +180,15 @@ def test_the_answer_follows_what_comes_and_goes():
             answers.add(want := needs(policies.values(), pods.values(), labels))
             assert cluster.needed == want
     assert answers == {frozenset(), PEERS, NODES, PEERS | NODES}
+
+
+def test_a_service_whose_backends_answer_directly_needs_the_nodes_that_send_on():
+    cluster = Cluster("node-a")
+    ref = Ref(Kind.SERVICE, "default", "web")
+    answers = []
+    for direct in (None, True, False, None):
+        cluster.set_service(Service(ref, (), (), "", direct=direct))
+        answers.append(cluster.needed)
+    cluster.set_service(Service(ref, (), (), "", direct=True))
+    cluster.drop_service(ref)
+    assert [*answers, cluster.needed] == [frozenset(), NODES, NODES, frozenset(), frozenset()]
