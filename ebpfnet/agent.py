@@ -21,13 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebpfnet import __version__, abi, adopt, clock, policing, status
+from ebpfnet import __version__, abi, adopt, clock, origin, policing, status
 from ebpfnet.alone import alone
 from ebpfnet.config import SIZED_BY, AgentConfig
 from ebpfnet.datapath import attach, build, capabilities, cgroup, interfaces, load, loopback
 from ebpfnet.datapath.attachments import Attachments
 from ebpfnet.datapath.interfaces import Chosen, Interface
-from ebpfnet.exits import EbpfnetError, MissingFeature, NotRunning
+from ebpfnet.exits import EbpfnetError, MissingFeature
 from ebpfnet.hosting import Hosting
 from ebpfnet.maps import pins
 from ebpfnet.maps.kernel import KernelTable
@@ -38,7 +38,6 @@ from ebpfnet.operate.snapshot import Attached
 from ebpfnet.reconcile.reconciler import Reconciler
 from ebpfnet.reconcile.sweep import Wires, sweep
 from ebpfnet.telemetry import Counted, Telemetry
-from ebpfnet.watch.manifests import ManifestSource
 from ebpfnet.watch.source import Source
 
 if TYPE_CHECKING:  # 30 ms of import that an agent of manifests does not need
@@ -121,7 +120,7 @@ class Agent:
         """Check, compile, load, pin and take over what is attached, before anything is changed in the tables."""
         if not BTF.exists():
             raise MissingFeature(f"this kernel has no BTF ({BTF} is missing); build it with CONFIG_DEBUG_INFO_BTF")
-        self._source = self._make_source()
+        self._source, self._sender = origin.of(self.config)
         uplinks = interfaces.find(self.config.uplink)
         compiled = build.compiled(self.config.cache)
         self._tables = self._make_tables()
@@ -162,20 +161,6 @@ class Agent:
             flag = SIZED_BY.get(error.spec.name)
             hint = f"; give a smaller {flag}" if flag else ""
             raise EbpfnetError(f"{error.strerror}{hint}") from error
-
-    def _make_source(self) -> Source:
-        config = self.config
-        if config.manifests is None:
-            from ebpfnet.watch.kube import connection, sender
-            from ebpfnet.watch.kube.source import KubeSource, peer_resources, resources
-
-            api = connection.Api(lambda: connection.load(config.kubeconfig), config.api_server_urls)
-            followed, peers = resources(config.node_name, config.service_proxy_name), peer_resources(config.node_name)
-            self._sender = sender.Sender(api, [*followed, *peers])
-            return KubeSource(api, config.node_name, followed, peers)
-        if not config.manifests.is_dir():
-            raise NotRunning(f"{config.manifests}: no such folder of manifests")
-        return ManifestSource(config.manifests, node=config.node_name, proxy_name=config.service_proxy_name)
 
     def _thread(self, name: str, work: Any, *arguments: Any) -> threading.Thread:
         def guarded() -> None:
