@@ -91,14 +91,12 @@ class Agent:
         pins.check_place(self.config.pins)
         with alone(self.config.run, self.config.pins):
             self._prepare()
-            of_policies = policing.answers(self._lock, self._reconciler, graceful=self.config.graceful)
+            told = {"status": self.status, **policing.answers(self._lock, self._reconciler, self.config.graceful)}
             threads = [
                 self._thread("watch", self._source.run, self._on_changes, self.stop),
                 self._thread("links", interfaces.follow, self._on_interfaces, self.stop, self._chosen),
                 self._thread("filters", self._attachments.keep, self._on_attachments, self.stop),
-                self._thread(
-                    "status", status.serve, self.config.run, {"status": self.status, **of_policies}, self.stop
-                ),
+                self._thread("status", status.serve, self.config.run, told, self.stop),
                 self._thread("host", self._hosting.follow, self.stop, self.config.sweep_interval),
             ]
             if self._sender is not None:

@@ -16,7 +16,7 @@ from ebpfnet.model.plain import from_plain, to_plain
 from ebpfnet.reconcile.reconciler import Reconciler
 
 
-def answers(lock: threading.Lock, reconciler: Reconciler, *, graceful: bool) -> status.Answers:
+def answers(lock: threading.Lock, reconciler: Reconciler, graceful: bool) -> status.Answers:  # noqa: FBT001
     """Return what may be asked for; ``lock`` is whose holder may look at the reconciler."""
 
     def tell_policies() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ebpfnet.cli.lookup import Lookup
 from ebpfnet.maps.dump import protocol_name
 
 COLUMNS = ("node", "hook", "reason", "packets", "bytes")
-SAMPLE_COLUMNS = ("node", "age", "hook", "reason", "protocol", "packet", "length")
+SAMPLE_COLUMNS = ("node", "age", "hook", "reason", "protocol", "packet", "length", "rule")
 
 
 @click.group()
@@ -57,6 +57,7 @@ def samples(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, 
             "protocol": protocol_name(key.protocol) if key.protocol else None,
             "packet": lookup.tuple(key) if any(key.source) else None,
             "length": sample.length,
+            "rule": lookup.name(sample.rule) if sample.rule else None,
             "ifindex": sample.ifindex,
             "sequence": sample.sequence,
         }
@@ -72,7 +73,8 @@ def samples(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, 
 def list_drops(instances: list[nodes.Instance], output: str, *, recent: bool, watch: bool, headers: bool) -> None:
     """List drops by hook and reason.
 
-    How many packets were dropped; with --samples, which.
+    How many packets were dropped; with --samples, which, and by which policy. What is AUDITED passed: a policy in audit
+    mode would have dropped it.
     """
     if watch:
         _watch(instances, output, headers=headers)
@@ -92,6 +94,7 @@ def _widths(instances: list[nodes.Instance]) -> dict[str, int]:
         "protocol": 8,
         "length": 6,
         "packet": 6,
+        "rule": 4,
     }
 
 

@@ -14,7 +14,10 @@ from ebpfnet.cli import output as form
 from ebpfnet.cli.lookup import Lookup, full_name, refuse_unknown, without_port
 from ebpfnet.maps.dump import host_port, protocol_name
 
-COLUMNS = ("node", "protocol", "source", "destination", "backend", "snat", "service", "state", "flags", "idle")
+COLUMNS = (
+    *("node", "protocol", "source", "destination", "backend", "snat", "service", "state", "flags", "idle"),
+    *("egress_rule", "ingress_rule"),
+)
 _SHOWN = (abi.FlowFlag.HOST, abi.FlowFlag.GONE, abi.FlowFlag.BESIDE, abi.FlowFlag.DIRECT)
 
 
@@ -41,8 +44,8 @@ def list_flows(
 ) -> None:
     """List connections, one line each.
 
-    The client, what it called, the backend it got, and how long it is idle. SNAT is the source that the backend sees
-    where that is not the client's own. FLAGS: HOST was asked by this node itself, GONE has lost its backend and ends
+    The client, what it called, the backend it got, how long it is idle, and the policies' rules that let it
+    pass. SNAT is the source that the backend sees where that is not the client's own. FLAGS: HOST was asked by this node itself, GONE has lost its backend and ends
     with its next packet, BESIDE is translated on another CNI plugin's wire, DIRECT is sent on to the backend's node,
     which answers the client itself.
     """
@@ -99,6 +102,8 @@ def rows_of(instance: nodes.Instance, tables: dict[str, Any], *, replies: bool) 
             "seen_as": seen,
             "snat": seen if hidden else "",
             "flags": " ".join(flag.name or "" for flag in _SHOWN if flag in entry.flags),
+            "egress_rule": lookup.name(entry.egress_rule) if entry.egress_rule else "",
+            "ingress_rule": lookup.name(entry.ingress_rule) if entry.ingress_rule else "",
             "packets": entry.packets,
             "bytes": entry.bytes,
         }

@@ -109,6 +109,10 @@ class Rules:
                 found.add((each.group, each.direction))
         return found
 
+    def policies_of(self, group: int) -> list[str]:
+        """Return the policies that decide about a group, as ``KIND [NAMESPACE/]NAME``."""
+        return sorted(policy for policy, entries in self.by_policy.items() if any(e.group == group for e in entries))
+
     def pods_of(self, entries: Iterable[Decides]) -> list[str]:
         """Return the pods that entries are about, each once."""
         return sorted({pod for each in entries for pod in self.groups.get(each.group, {}).values()})

@@ -47,7 +47,7 @@ def status(instances: list[nodes.Instance], output: str, *, headers: bool) -> No
 def _tables(instance: nodes.Instance) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for _, tables in nodes.each([instance]):
-        for name in ("services", "slots", "pods", "flows", "names"):
+        for name in ("services", "slots", "pods", "flows", "names", "rules", "peers"):
             table = tables[name]
             entries = sum(len(keys) // table.spec.key_size for keys, _ in table.chunks())
             found[name] = {"entries": entries, "capacity": table.spec.max_entries}
@@ -71,6 +71,11 @@ def _lines(answer: dict[str, Any]) -> list[str]:
         lines.append(f"  interfaces: {served} of pods, uplink {', '.join(answer['uplink'])}")
         if shortcut := answer.get("socket_shortcut"):
             lines.append(f"  socket shortcut: {shortcut}")
+        policies = answer.get("policies")
+        if policies and policies["known"]:
+            refused = f", {policies['refused']} refused" if policies["refused"] else ""
+            here = f"{policies['here']} select pods here, {policies['enforced']} of them enforced{refused}"
+            lines.append(f"  policies: {policies['known']}, {here}")
         for watch in answer["watch"]:
             if watch["state"] not in {"watching", "absent", "not needed"}:
                 lines.append(f"  watch: {watch['resource']} is {watch['state']}")

@@ -8,7 +8,7 @@ from ebpfnet import abi
 from ebpfnet.simulate import packets
 from ebpfnet.simulate.directory import Place
 from ebpfnet.simulate.flows import Flow
-from ebpfnet.simulate.trace import Arrival, Step, Trace
+from ebpfnet.simulate.trace import Arrival, Decided, Step, Trace
 from ebpfnet.simulate.world import Frontend, Node, World
 
 FIRST_PORT = 32_768
@@ -24,6 +24,7 @@ class Sample(NamedTuple):
     backend: str | None
     snat: str | None
     steps: list[Step]
+    decided: list[Decided]
 
 
 class Service(NamedTuple):
@@ -62,7 +63,8 @@ def answer(world: World, flow: Flow) -> dict[str, Any]:
         "policy": ("Local" if frontend.local else "Cluster") if frontend else None,
         "backends": counts,
         "affinity_seconds": (frontend.affinity_s or None) if frontend else None,
-        "rule": None,
+        "rule": next((each.rule or None for each in shown.decided if each.verdict == "deny"), None),
+        "policies": [each.document() for each in shown.decided],
         "steps": [step.document() for step in shown.steps],
     }
 
@@ -101,15 +103,15 @@ def _judge(trace: Trace, client: Place, key: bytes, service: Service | None) -> 
     snat = packets.show_address(seen[:16]) if seen[:16] != key[:16] else None
     if not _forward_is_right(seen, key, service, client) or not packets.checksums_hold(there.packet):
         trace.end(there.place.node, "mistranslated", seen)
-        return Sample("drop", None, backend, snat, trace.steps)
+        return Sample("drop", None, backend, snat, trace.steps, trace.decided)
     back = trace.send(there.place, packets.reverse(seen), answer=True)
     if back.place is None:
-        return Sample("drop", trace.steps[-1].reason, backend, snat, trace.steps)
+        return Sample("drop", trace.steps[-1].reason, backend, snat, trace.steps, trace.decided)
     heard = packets.tuple_of(back.packet)
     if not (_is_home(back.place, client) and heard == packets.reverse(key) and packets.checksums_hold(back.packet)):
         trace.end(back.place.node, "mistranslated", heard)
-        return Sample("drop", None, backend, snat, trace.steps)
-    return Sample("allow", None, backend, snat, trace.steps)
+        return Sample("drop", None, backend, snat, trace.steps, trace.decided)
+    return Sample("allow", None, backend, snat, trace.steps, trace.decided)
 
 
 def _is_home(place: Place, client: Place) -> bool:
@@ -147,8 +149,8 @@ def _forward_is_right(seen: bytes, key: bytes, service: Service | None, client: 
 def _stopped(trace: Trace, arrival: Arrival, key: bytes, backend: str | None) -> Sample:
     last = trace.steps[-1]
     if last.verdict != "reject":
-        return Sample("drop", last.reason, backend, None, trace.steps)
+        return Sample("drop", last.reason, backend, None, trace.steps, trace.decided)
     if not packets.is_refusal(arrival.packet, key):
         trace.end(last.node, "mistranslated", key)
-        return Sample("drop", None, backend, None, trace.steps)
-    return Sample("reject", last.reason, backend, None, trace.steps)
+        return Sample("drop", None, backend, None, trace.steps, trace.decided)
+    return Sample("reject", last.reason, backend, None, trace.steps, trace.decided)

@@ -8,19 +8,27 @@ answers unless the address is the cluster's. What a process sends to an own addr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ebpfnet import abi
+from ebpfnet.maps.hits import policies_of
 from ebpfnet.simulate import packets
-from ebpfnet.simulate.directory import Place, is_routable
+from ebpfnet.simulate.directory import Place, is_routable, label
 from ebpfnet.simulate.world import UPLINK_IFINDEX, Node, World
 
 HOPS_MAX = 16
+_DENIED = {
+    abi.DropReason.POLICY_EGRESS: "egress",
+    abi.DropReason.POLICY_INGRESS: "ingress",
+    abi.DropReason.NO_RULES: None,
+}
+"""Drops by policies, and whose side said so; of a pod without rules only the fact is known."""
 ROUTER_MAC = b"\x02\xeb\xff\xff\xff\x01"
 OUTSIDE_MAC = b"\x02\xeb\xff\xff\xff\x02"
 UPLINK_MAC = bytes(6)  # of the loopback device, on which a test run is: any other MAC is another host's
 OUTCOMES = tuple(outcome.name.lower() for outcome in abi.Outcome)
-REASONS = tuple(reason.name for reason in abi.DropReason)
+REASONS = {int(reason): reason.name for reason in abi.DropReason}
 
 
 class Step(NamedTuple):
@@ -46,6 +54,21 @@ class Step(NamedTuple):
         }
 
 
+class Decided(NamedTuple):
+    """What policies said where a packet left a pod or came to one. ``rule`` empty: a pod's rules are missing."""
+
+    node: str
+    direction: str
+    verdict: str
+    rule: str
+    peer: str
+
+    def document(self) -> dict[str, Any]:
+        """Return it as it is printed."""
+        found = policies_of(self.rule)
+        return {**self._asdict(), "rule": self.rule or None, "policies": list(found)}
+
+
 class Arrival(NamedTuple):
     """Where a packet ended; ``place`` None: it did not arrive, and the last step says why."""
 
@@ -58,6 +81,7 @@ class Trace:
 
     def __init__(self, world: World) -> None:
         self.steps: list[Step] = []
+        self.decided: list[Decided] = []
         self._world = world
         self._directory = world.directory
         self._left: list[tuple[Node, bytes]] = []
@@ -98,9 +122,30 @@ class Trace:
         self._left += (node, before), (node, packets.reverse(after))
         if outcome == abi.Outcome.NETWORK and self._directory.host_at(after[16:32]) == node.name:
             outcome = abi.Outcome.STACK  # the network of test runs has no such route, but a node has, and then says so
+        if self._direction == "forward":
+            self._judged(node, before, after, result.cb)
         text = REASONS[reason] if ended else None
         self.steps.append(Step(node.name, program, OUTCOMES[outcome], text, self._direction, after))
         return outcome, result.packet, target, after
+
+    def _judged(self, node: Node, before: bytes, after: bytes, cb: Sequence[int]) -> None:
+        """Note what policies said of a first packet: each side is asked once, by the first program that can."""
+        reason = abi.DropReason(cb[1]) if cb[0] >= abi.Outcome.REJECT else abi.DropReason.NONE
+        if reason in _DENIED:
+            way = _DENIED[reason]
+            rule = node.rule(cb[3] | cb[4] << 32) if way else ""
+            self._decide(node, way or "", "deny", rule, after)
+        elif reason == abi.DropReason.NONE:
+            for direction, rule_id in node.rules(before):
+                verdict = "audit" if node.audited(rule_id) else "allow"
+                self._decide(node, direction, verdict, node.rule(rule_id), after)
+
+    def _decide(self, node: Node, direction: str, verdict: str, rule: str, key: bytes) -> None:
+        other = key[16:32] if direction == "egress" else key[:16]
+        pod = self._directory.pod_at(other)
+        peer = label(pod) if pod else packets.show_address(other)
+        if not any((each.node, each.direction) == (node.name, direction) for each in self.decided):
+            self.decided.append(Decided(node.name, direction, verdict, rule, peer))
 
     def _from_pod(self, node: Node, packet: bytes, ifindex: int) -> Arrival:
         outcome, packet, target, key = self._run(node, "from_pod", packet, ifindex)

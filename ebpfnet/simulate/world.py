@@ -115,6 +115,26 @@ class Node:
         raw = self._flows.get(key)
         return None if raw is None else raw[: len(key)]
 
+    def rules(self, key: bytes) -> list[tuple[str, int]]:
+        """Return which rules let a flow pass, by direction; none where no policy had a say."""
+        raw = self._flows.get(key)
+        if raw is None:
+            return []
+        flow = abi.Flow.unpack(raw)
+        found = (("egress", flow.egress_rule), ("ingress", flow.ingress_rule))
+        return [(direction, rule) for direction, rule in found if rule]
+
+    def rule(self, identity: int) -> str:
+        """Return a rule's name."""
+        name = self.equipment.tables["names"].get(identity.to_bytes(8, "little"))
+        return abi.unpack_name(name) if name else f"#{identity:016x}"
+
+    def audited(self, identity: int) -> bool:
+        """Say whether a rule would have dropped what it let pass; a rule never does both."""
+        hits = self.equipment.tables["rule_hits"].get(identity.to_bytes(8, "little")) or b""
+        size = abi.Hits.size()
+        return any(abi.Hits.unpack(hits[at : at + size]).audited for at in range(0, len(hits), size))
+
     def forget(self, key: bytes) -> None:
         """Remove one direction of a flow."""
         self._flows.delete(key)

@@ -178,7 +178,7 @@ def test_watched_drops_are_a_json_object_a_line(node: Path):
 
 def test_watched_drops_have_one_line_of_titles(node: Path):
     lines = watched(node)
-    assert lines[0].split() == ["HOOK", "REASON", "PROTOCOL", "LENGTH", "PACKET"]
+    assert lines[0].split() == ["HOOK", "REASON", "PROTOCOL", "LENGTH", "PACKET", "RULE"]
     assert len(lines) > 1
     assert {tuple(line.split()[:4]) for line in lines[1:]} == {("from_pod", "NO_ENDPOINTS", "TCP", "60")}
 

@@ -41,7 +41,7 @@ from ebpfnet.model.facts import (
 from ebpfnet.model.labels import EVERYTHING, Requirement, Selector
 from ebpfnet.reconcile.reconciler import Reconciler
 from tests.cluster import TCP, pod, wire
-from tests.prog.commands import SMALL, call, packed
+from tests.prog.commands import SMALL, call, completions, packed
 
 EVERYBODY = ipaddress.ip_network("0.0.0.0/0")
 OFFICE = IPBlock(ipaddress.ip_network("192.0.2.0/24"), (ipaddress.ip_network("192.0.2.128/25"),))
@@ -141,7 +141,8 @@ def _traffic(tables: dict[str, kernel.KernelTable]) -> None:
     none = abi.Wire(0, bytes(6))
     for source, port, flags in (("10.0.0.9", 80, 0), ("192.0.2.7", 443, 0), ("192.168.0.1", 80, abi.FlowFlag.HOST)):
         key = abi.Tuple(packed(source), packed("10.0.0.1"), 40000, port, TCP)
-        flow = abi.Flow(key, now, 0, 0, none, wire(6), abi.FlowState.ESTABLISHED, abi.FlowFlag(flags), 2)
+        state, rule = abi.FlowState.ESTABLISHED, abi.identify("rule NetworkPolicy default/web ingress 0")
+        flow = abi.Flow(key, now, 0, 0, none, wire(6), state, abi.FlowFlag(flags), 2, ingress_rule=rule)
         tables["flows"].put(key.pack(), flow.pack())
     key = abi.Tuple(packed("192.0.2.200"), packed("10.0.0.1"), 40000, 80, TCP)
     isolated = abi.identify("isolated ingress default/web")
@@ -155,7 +156,7 @@ def _traffic(tables: dict[str, kernel.KernelTable]) -> None:
 def alive(node: Node) -> Iterator[Node]:
     """Return the node while its agent answers."""
     stop = threading.Event()
-    answers = policing.answers(threading.Lock(), node.reconciler, graceful=False)
+    answers = policing.answers(threading.Lock(), node.reconciler, False)
     answers = {**answers, "facts": lambda: policing.facts(policing.hold(node.reconciler), graceful=FLAGS["graceful"])}
     agent = threading.Thread(target=status.serve, args=(node.root, answers, stop))
     agent.start()
@@ -199,6 +200,24 @@ def test_get(alive: Node):
     text = alive.ask("get", "web").stdout
     assert text.startswith("NetworkPolicy default/web: enforced\n")
     assert alive.json("get", "no-telnet")[0]["decides"][0]["ports"] == ["TCP 23"]
+
+
+def test_rules_are_named_where_packets_and_pods_are_listed(node: Node):
+    where = ("--pins", str(node.root / "bpf" / "x"), "--run", str(node.root), "-o", "json")
+    (sample,) = json.loads(call("drop", "list", "--samples", *where).stdout)
+    assert sample["rule"] == "isolated for ingress by NetworkPolicy default/web"
+    flows = json.loads(call("flow", "list", "--pod", "client", *where).stdout)
+    assert flows[0]["ingress_rule"] == "NetworkPolicy default/web, ingress rule 1"
+    pods = {row["pod"]: row["isolated"] for row in json.loads(call("pod", "list", *where).stdout)}
+    assert pods == {"default/client": "egress", "default/web": "ingress", "default/other": ""}
+    found = json.loads(call("pod", "get", "web", *where).stdout)
+    assert found[0]["policies"] == ["ClusterNetworkPolicy no-telnet", "NetworkPolicy default/web"]
+
+
+def test_names_are_completed(node: Node):
+    where = ("--pins", str(node.root / "bpf" / "x"))
+    assert completions("policy", "get", *where, "default/") == ["default/quiet", "default/web"]
+    assert completions("policy", "wait", *where, "no") == ["no-telnet"]
 
 
 def test_get_of_what_is_not_there(node: Node):

@@ -1,0 +1,88 @@
+"""ebpfnet simulate judges policies, and says which rule decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ebpfnet.datapath import build
+from ebpfnet.simulate.interactive import Session
+from ebpfnet.simulate.network import private_network
+from ebpfnet.simulate.world import World
+from tests.prog.test_simulate import ask
+
+NODES = {"node-a": ("192.168.0.1", "10.0.0.0/24"), "node-b": ("192.168.0.2", "10.0.1.0/24")}
+PODS = {"client": ("node-a", "10.0.0.9"), "near": ("node-a", "10.0.0.1"), "far": ("node-b", "10.0.1.1")}
+
+
+def manifest(kind: str, name: str, api: str = "v1", **more: Any) -> dict[str, Any]:
+    labels = {"app": name}
+    return {"apiVersion": api, "kind": kind, "metadata": {"name": name, "labels": labels}, **more}
+
+
+def policy(name: str, app: str, annotations: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    found = manifest("NetworkPolicy", name, "networking.k8s.io/v1")
+    found["metadata"]["annotations"] = annotations or {}
+    return {**found, "spec": {"podSelector": {"matchLabels": {"app": app}}, **spec}}
+
+
+@pytest.fixture(scope="module")
+def session(compiled: build.Object) -> Iterator[Session]:
+    with private_network(), World(compiled) as world:
+        found = Session(world, [], interactive=True)
+        for name, (address, cidr) in NODES.items():
+            status: dict[str, Any] = {"addresses": [{"type": "InternalIP", "address": address}]}
+            ask(found, {"apply": manifest("Node", name, spec={"podCIDR": cidr}, status=status)})
+        for name, (node, address) in PODS.items():
+            status = {"phase": "Running", "podIPs": [{"ip": address}]}
+            ask(found, {"apply": manifest("Pod", name, spec={"nodeName": node}, status=status)})
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def _policies(session: Session) -> Iterator[None]:
+    yield
+    for name in ("one", "two"):
+        ask(session, {"delete": {"kind": "NetworkPolicy", "name": name}})
+
+
+@pytest.mark.parametrize("server", ["near", "far"])
+def test_which_policy_isolates_and_which_rule_allows(session: Session, server: str):
+    flow = {"from": "default/client", "to": f"default/{server}", "port": 80}
+    assert ask(session, flow)["policies"] == []
+    from_client = {"from": [{"podSelector": {"matchLabels": {"app": "client"}}}], "ports": [{"port": 80}]}
+    assert ask(session, {"apply": policy("one", server, ingress=[from_client])}) == {"ok": True}
+    node = PODS[server][0]
+    allowed = ask(session, flow)
+    rule = "NetworkPolicy default/one, ingress rule 1"
+    assert (allowed["verdict"], allowed["rule"]) == ("allow", None)
+    told = {"node": node, "direction": "ingress", "peer": "default/client"}
+    assert allowed["policies"] == [
+        {**told, "verdict": "allow", "rule": rule, "policies": ["NetworkPolicy default/one"]},
+    ]
+    denied = ask(session, {**flow, "port": 81})
+    isolated = "isolated for ingress by NetworkPolicy default/one"
+    assert (denied["verdict"], denied["reason"], denied["rule"]) == ("drop", "POLICY_INGRESS", isolated)
+    assert denied["policies"][-1] == {
+        **told,
+        "verdict": "deny",
+        "rule": isolated,
+        "policies": ["NetworkPolicy default/one"],
+    }
+
+
+def test_egress_is_the_senders(session: Session):
+    ask(session, {"apply": policy("one", "client", policyTypes=["Egress"])})
+    found = ask(session, {"from": "default/client", "to": "default/far", "port": 80})
+    assert (found["reason"], found["rule"]) == ("POLICY_EGRESS", "isolated for egress by NetworkPolicy default/one")
+    assert found["policies"][0]["peer"] == "default/far"
+
+
+def test_what_is_audited_passes_and_is_named(session: Session):
+    ask(session, {"apply": policy("two", "near", {"ebpfnet.io/policy-mode": "audit"}, ingress=[])})
+    found = ask(session, {"from": "default/client", "to": "default/near", "port": 80})
+    assert (found["verdict"], found["rule"]) == ("allow", None)
+    (told,) = found["policies"]
+    assert (told["verdict"], told["rule"]) == ("audit", "isolated for ingress by NetworkPolicy default/two")
