@@ -44,10 +44,10 @@ def list_flows(
 ) -> None:
     """List connections, one line each.
 
-    The client, what it called, the backend it got, how long it is idle, and the policies' rules that let it
-    pass. SNAT is the source that the backend sees where that is not the client's own. FLAGS: HOST was asked by this node itself, GONE has lost its backend and ends
-    with its next packet, BESIDE is translated on another CNI plugin's wire, DIRECT is sent on to the backend's node,
-    which answers the client itself.
+    The client, what it called, the backend it got, how long it is idle, and the policies' rules that let it pass. SNAT
+    is the source that the backend sees where that is not the client's own. FLAGS: HOST was asked by this node itself,
+    GONE has lost its backend and ends with its next packet, BESIDE is translated on another CNI plugin's wire, DIRECT
+    is sent on to the backend's node, which answers the client itself.
     """
     rows = []
     services, pods = set(), set()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from ebpfnet import abi
-from ebpfnet.abi import Direction, DropReason, FlowFlag, Verdict
+from ebpfnet.abi import Direction, DropReason, FlowFlag, FlowState, Verdict
 from ebpfnet.cli import candidates
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
@@ -168,7 +168,7 @@ def _then(
 def _flows(tables: Mapping[str, Any]) -> Iterator[tuple[abi.Tuple, abi.Flow]]:
     for key, value in tables["flows"].items():
         flow = abi.Flow.unpack(value)
-        if not flow.flags & _OURS:
+        if not flow.flags & _OURS and flow.state != FlowState.CLOSING:
             yield abi.Tuple.unpack(key), flow
 
 

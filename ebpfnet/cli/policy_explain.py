@@ -173,7 +173,7 @@ def _way(
     row: dict[str, Any] = {
         "node": "", "direction": direction.name.lower(), "of": str(mine), "peer": str(other), "port": port or None,
         "verdict": "allow", "rule": None, "rule_id": None, "policies": [], "graceful": None, "class": None,
-        "peers": None, "note": None, "confirmed": None, "confirmation": "nothing to confirm", "_": None,
+        "peers": None, "note": None, "confirmed": None, "confirmation": None, "_": None,
     }  # fmt: skip
     place = next((each for each in places if mine.address in each.rules.lookup.pods), None)
     if place is None:
@@ -255,5 +255,6 @@ def _lines(row: dict[str, Any]) -> list[str]:
 
         lines.append(f"  peer: {row['peer']}, {say_peers(row['peers'])}")
     sure = {True: "confirmed", False: click.style("DISAGREEMENT", fg="red", bold=True), None: ""}[row["confirmed"]]
-    lines.append(f"  {sure}{': ' if sure else ''}{row['confirmation']}")
+    if row["confirmation"]:
+        lines.append(f"  {sure}{': ' if sure else ''}{row['confirmation']}")
     return lines

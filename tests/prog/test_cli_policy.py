@@ -279,6 +279,9 @@ def test_diff_honours_graceful(alive: Node, tmp_path: Path, monkeypatch: pytest.
     path.write_text(APPLY)
     (found,) = alive.json("diff", "-f", str(path))
     assert [found[name] for name in ("cut", "left", "opened")] == [0, 2, 1]
+    path.write_text(APPLY.replace("default}", "default, annotations: {ebpfnet.io/established: strict}}"))
+    (found,) = alive.json("diff", "-f", str(path))
+    assert [found[name] for name in ("cut", "left", "opened")] == [2, 0, 1]
 
 
 def test_diff_of_what_would_be_deleted(alive: Node):
