@@ -87,3 +87,13 @@ def test_a_file_without_them_is_read_as_kube_proxy_reads_it(settings: Any, tmp_p
 )
 def test_what_is_refused(settings: Any, words: tuple[str, ...], said: str):
     assert said in settings(*words)
+
+
+@pytest.mark.parametrize(("words", "graceful"), [((), False), (("--policy-established", "graceful"), True)])
+def test_what_becomes_of_connections_that_a_policy_allows_no_more(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], *, graceful: bool
+):
+    told: list[Any] = []
+    monkeypatch.setitem(sys.modules, "ebpfnet.agent", SimpleNamespace(run=told.append))
+    CliRunner().invoke(agent, [*words, "--metrics-policies", "7"], standalone_mode=True)
+    assert (told[0].graceful, told[0].telemetry.metrics_policies) == (graceful, 7)
