@@ -164,8 +164,12 @@ class Keyed:
             else:
                 self._set(key, value)
 
+    def _leaving(self) -> list[bytes]:
+        """Return the keys of what goes now, in order."""
+        return [k for k in self._dirty if k not in self.want and k in self.have and self._may_go(k)]
+
     def _delete(self, errors: list[TableError]) -> None:
-        keys = [k for k in self._dirty if k not in self.want and k in self.have and self._may_go(k)]
+        keys = self._leaving()
         if len(keys) > 1:
             try:
                 self._table.delete_batch(keys)

@@ -119,9 +119,14 @@ class Cells:
         return pending
 
     def _emptied(self, pending: Mapping[Answers, Counter[Answers]]) -> list[tuple[int, int, Answers]]:
-        """Return who may go on with the number of a cell that nobody is in any more."""
+        """Return who may go on with the number of a cell that nobody is in any more: those who all come from there.
+
+        Others could only join them before what is said of that number is said of both, and so would meet what was said.
+        """
         claims = []
         for key, who in pending.items():
+            if len(who) > 1:
+                continue
             for before, count in who.items():
                 cell = self._by_answers.get(before)
                 if cell is not None and not cell.count:

@@ -246,7 +246,8 @@ class Policies:
         self._names.write(self.entries.names)
         with contextlib.suppress(DoesNotFit):
             self.ports.write(delete=False)
-        if not (self._flips or self.peers.moves() or self.blocks.moves() or self.rules.pending()):
+        rules = self.rules.pending() or self.rules.stirring()
+        if not (self._flips or self.peers.moves() or self.blocks.moves() or rules):
             self._end()
             return
         seen = pods if pods is not None else {}
@@ -292,6 +293,7 @@ class Policies:
         }
         self._judge_ready()
         self.generations.begin(self._stirred(seen))
+        self.peers.enter()  # who is somebody of his own now never meets what is said of the blocks that he is in
         self.blocks.write_all()
         self.peers.write_all()
         self._judge_ready()

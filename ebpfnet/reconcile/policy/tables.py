@@ -118,6 +118,11 @@ class PeerTable(Keyed):
             number = number_of(value)
             self.uses[number] = self.uses.get(number, 0) + 1
 
+    def enter(self) -> None:
+        """Write what is wanted; what nobody wants stays, and what has no room is for ``write_all``."""
+        with contextlib.suppress(DoesNotFit):
+            self.write(delete=False)
+
     def write_all(self) -> None:
         """Write everything; what has no room is in ``unfit``."""
         with contextlib.suppress(DoesNotFit):
@@ -172,6 +177,9 @@ class BlockTable(PeerTable):
 
     def _ranked(self, keys: Iterable[bytes]) -> Iterable[bytes]:
         return sorted(keys, key=_length, reverse=True)  # what is left out of a block is known before the block is
+
+    def _leaving(self) -> list[bytes]:
+        return sorted(super()._leaving(), key=_length)  # and a block goes before what is left out of it
 
     def _set(self, key: bytes, value: bytes | None) -> None:
         super()._set(key, value)
