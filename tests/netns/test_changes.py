@@ -38,7 +38,7 @@ def edited(lab: Lab, wait: Wait) -> Iterator[Lab]:
 def test_a_backend_taken_away_gets_no_new_connection(edited: Lab, caller: Inside, family: int, wait: Wait):
     address = edited.service("web").of(family)
     folder.edit(edited.manifests / "web.yaml", keep(1))
-    wait(lambda: answering(caller, address) == {"default/web-a"}, 3)
+    wait(lambda: answering(caller, address) == {"default/web-a"}, 15)
 
 
 def test_an_open_connection_outlives_its_endpoint_while_that_terminates(
@@ -50,7 +50,7 @@ def test_an_open_connection_outlives_its_endpoint_while_that_terminates(
         sock.settimeout(3)
         sock.connect((address, 80))
         folder.edit(edited.manifests / "tests.yaml", terminate("far"))
-        wait(lambda: refused(caller, address), 3)
+        wait(lambda: refused(caller, address), 15)
         sock.sendall(b"still there?\n")
         assert client.parse(stream.readline()).pod == f"default/{objects.FAR_WEB}"
         folder.edit(edited.manifests / "tests.yaml", keep(0, "far"))
@@ -60,7 +60,7 @@ def test_an_open_connection_outlives_its_endpoint_while_that_terminates(
 def test_a_service_that_is_deleted_is_nobodys_address(edited: Lab, caller: Inside, family: int, wait: Wait):
     address = edited.service("mirror").of(family)
     (edited.manifests / "mirror.yaml").unlink()
-    wait(lambda: not reachable(caller, address), 3)
+    wait(lambda: not reachable(caller, address), 15)
 
 
 def test_a_new_pod_behind_a_new_service(edited: Lab, caller: Inside, family: int, wait: Wait):

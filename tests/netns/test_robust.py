@@ -24,7 +24,7 @@ from tests.netns import objects
 from tests.netns.kube import NODES, Kube
 from tests.netns.test_restart import Load, Wait, datagrams, new_connections, one_connection, progress, running
 
-SECONDS = 30
+SECONDS = 90
 
 
 @contextmanager
