@@ -71,13 +71,13 @@ def test_a_new_pod_behind_a_new_service(edited: Lab, caller: Inside, family: int
     (edited.manifests / "late.yaml").write_text(yaml.safe_dump_all([*documents, *service]))
     edited.sync()
     address = service[0]["spec"]["clusterIPs"][family == socket.AF_INET6]
-    wait(lambda: answering(caller, address) == {"default/late", "default/later"}, 3)
+    wait(lambda: answering(caller, address) == {"default/late", "default/later"}, 15)
 
 
 def test_a_half_written_file_keeps_the_last_good_version(edited: Lab, caller: Inside, family: int, wait: Wait):
     path = edited.manifests / "web.yaml"
     path.write_text(path.read_text()[:700] + '\n  broken: "')
-    wait(lambda: problems(edited), 3)
+    wait(lambda: problems(edited), 15)
     assert len(answering(caller, edited_address(family))) == 3
 
 
@@ -91,7 +91,7 @@ def test_a_pod_known_only_after_a_client_began_to_talk_to_it_answers(
     before = path.read_text()
     folder.edit(path, without(name))
     node = "node-a" if distance == "near" else "node-b"
-    wait(lambda: abi.pack_address(ipaddress.ip_address(pod.of(family))) not in entries(edited, node, "pods"), 3)
+    wait(lambda: abi.pack_address(ipaddress.ip_address(pod.of(family))) not in entries(edited, node, "pods"), 15)
     with caller.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(0.1)
         sock.connect((pod.of(family), 5353))

@@ -127,7 +127,8 @@ class Reflector:
     def _after(self, error: RequestFailed) -> float:
         """Take a failure in; returns the seconds to wait."""
         if error.code == 404 and self.resource.optional:
-            self.stats.state = "absent"
+            self._answered("absent")  # an answer, too: what went wrong before is over
+            self._failed_in_a_row = 0
             self._replace(set())
             return ABSENT_S
         if error.code == 410:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from ebpfnet.model.facts import Change, IPBlock, Peer, PodPeer, PolicyPort, PolicyRule, Synced, Upsert
+from ebpfnet.model.facts import Change, IPBlock, PodPeer, PolicyPort, PolicyRule, Synced, Upsert
 from ebpfnet.model.labels import EVERYTHING
 from ebpfnet.reconcile.reconciler import Reconciler
 from tests.cluster import Clock, memory_tables, settle
-from tests.unit.reconcile.policy.world import BASE, TCP, WIRES, namespace, peer, pod, policy, scratch, verdicts, where
+from tests.unit.reconcile.policy.world import BASE, TCP, WIRES, namespace, peer, policy, scratch, verdicts, where
 from tests.unit.reconcile.test_paths import Checked, final
 
 V6_WITHOUT = IPBlock(ipaddress.ip_network("::/0"), (ipaddress.ip_network("fd00::/64"),))
