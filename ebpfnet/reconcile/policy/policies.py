@@ -1,8 +1,8 @@
 """Policies to tables: what an event touches, and the order of writes that keeps every verdict right.
 
 1. Names, ranges of ports, and rules that no packet can meet yet: of new groups, and of new classes.
-2. Blocks and peers that are of another class now. Classes are only refined here, so that changes nothing by itself but
-   for those who moved: each of them meets the rules of before, and then those of after.
+2. Blocks and peers that are of another class now. Of new classes is said what was said of those who move there
+   (``meanwhile.py``), so that changes nothing by itself.
 3. Pods whose new group is as it should be; then rules of classes that stay; then the other pods.
 4. Generations: flows of pods whose verdicts may be others are judged again.
 5. A moment later, when no program runs any more that may have seen them: what nobody needs. Groups without pods, and
@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ebpfnet import abi
 from ebpfnet.compile.pods import pod_id
@@ -23,8 +23,9 @@ from ebpfnet.model.peers import Home, pack, split
 from ebpfnet.reconcile.policy.blocks import unpack_block
 from ebpfnet.reconcile.policy.cells import NOBODY, Found
 from ebpfnet.reconcile.policy.classes import Classes
-from ebpfnet.reconcile.policy.entries import Entries, rule_key
+from ebpfnet.reconcile.policy.entries import Entries
 from ebpfnet.reconcile.policy.generations import Generations
+from ebpfnet.reconcile.policy.meanwhile import Meanwhile
 from ebpfnet.reconcile.policy.questions import Answers
 from ebpfnet.reconcile.policy.regimes import Regimes
 from ebpfnet.reconcile.policy.room import without_room
@@ -253,8 +254,12 @@ class Policies:
         seen = pods if pods is not None else {}
         self.rules.seen_groups = {_group(value) for value in seen.values()} if pods is not None else EVERY
         self.rules.hold(self.ports.unfit)
-        with self._spelled_out():
-            self._change(seen, settle_pods)
+        stirred = self._stirred(seen)
+        meanwhile = Meanwhile(self.rules, self._fresh_moves(), self._concerned)
+        with meanwhile.wanted():
+            self._move(meanwhile, stirred, settle_pods)
+        for phase in (Phase.CLASSES, Phase.EVERYBODY):
+            self.rules.write_phase(phase)
         self._judge_ready()
         self.rules.write_phase(Phase.ALIKE)
         self._judge_ready()
@@ -262,45 +267,21 @@ class Policies:
             self._flip(settle_pods())
         self._end()
 
-    @contextlib.contextmanager
-    def _spelled_out(self) -> Iterator[None]:
-        """Say of new classes what is about to be said of everybody, for those who move to them before it is."""
-        moves = (*self.peers.moves(), *self.blocks.moves())
-        fresh = {move.now for move in moves if move.now and not self._is_seen(move.now)}
-        changing = [
-            place for place, _ in self.rules.pending() if not place.number and place.group in self.rules.seen_groups
-        ]
-        keys = {
-            rule_key(group, number, way): self.rules.want[rule_key(group, NOBODY, way)]
-            for group, _, way in changing
-            for number in fresh
-        }
-        added = {key: value for key, value in keys.items() if key not in self.rules.want}
-        for key, value in added.items():
-            self.rules.ask(key, value)
-        try:
-            yield
-        finally:
-            for key in added:
-                self.rules.ask(key, None)
-
-    def _change(self, seen: Mapping[bytes, bytes], settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
+    def _move(self, meanwhile: Meanwhile, stirred: set[int], settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
         self.rules.write_phase(Phase.UNSEEN)
         self._lacking = {
             place.number
             for place, _ in self.rules.pending()
             if place.group in self.rules.seen_groups and place.number and not self._is_seen(place.number)
         }
-        self._judge_ready()
-        self.generations.begin(self._stirred(seen))
+        self._judge_ready(meanwhile.groups)
+        self.generations.begin(stirred)
         self.peers.enter()  # who is somebody of his own now never meets what is said of the blocks that he is in
         self.blocks.write_all()
         self.peers.write_all()
-        self._judge_ready()
+        self._judge_ready(meanwhile.groups)
         if self._flips:
             self._flip(settle_pods())
-        for phase in (Phase.CLASSES, Phase.EVERYBODY):
-            self.rules.write_phase(phase)
 
     def _end(self) -> None:
         self.generations.finish()
@@ -346,9 +327,9 @@ class Policies:
             if self._groups.get(ref, NOBODY) not in self._unready:
                 del self._flips[ref]
 
-    def _judge_ready(self) -> None:
-        """Find the groups that pods may not have yet."""
-        self._unready = {place.group for place, _ in self.rules.pending()}
+    def _judge_ready(self, changing: Iterable[int] = ()) -> None:
+        """Find the groups that pods may not have yet; ``changing`` are more of them."""
+        self._unready = {*changing, *(place.group for place, _ in self.rules.pending())}
         waiting = self.peers.waiting() | self.blocks.waiting()
         if waiting:
             self._unready |= self.regimes.with_entries(waiting)
@@ -364,11 +345,7 @@ class Policies:
     def _stirred(self, table: Mapping[bytes, bytes]) -> set[int]:
         """Return the interfaces of pods that may be told something else."""
         groups = self.rules.stirring()
-        moves = {
-            *((self.blocks.origin(each), each.now) for each in self.peers.moves()),
-            *((self.blocks.origin_of_block(each), each.now) for each in self.blocks.moves()),
-        }
-        for before, now in moves:
+        for before, now in self._moves():
             for group, direction in self._concerned(before, now):
                 if group not in groups and group in self.rules.seen_groups:
                     was, _ = self.rules.effective(group, before, direction)
@@ -382,6 +359,16 @@ class Policies:
             if group in groups or flips.get(int.from_bytes(value[_ID], "little"), group) != group:
                 found.add(int.from_bytes(value[:4], "little"))
         return found
+
+    def _moves(self) -> set[tuple[int, int]]:
+        """Return which classes somebody moves from, and to."""
+        return {
+            *((self.blocks.origin(each), each.now) for each in self.peers.moves()),
+            *((self.blocks.origin_of_block(each), each.now) for each in self.blocks.moves()),
+        }
+
+    def _fresh_moves(self) -> list[tuple[int, int]]:
+        return [(before, now) for before, now in self._moves() if now and not self._is_seen(now)]
 
     def _concerned(self, before: int, now: int) -> Iterable[tuple[int, int]]:
         answers: set[int] = set()

@@ -72,6 +72,12 @@ def test_two_classes_that_become_one_do_so_by_themselves():
     walk(base, Upsert(namespace("other", plain)), Upsert(namespace("other", red)))
 
 
+def test_pods_that_leave_their_group_meet_what_was_said_until_they_do():
+    """Ports by name are asked for, so all pods get another group; and peers with such ports another class."""
+    named = PolicyRule((), (PolicyPort(TCP, name="http"),))
+    walk(BASE, Upsert(policy("q", ingress=[named], egress=[named])), BASE[-1])
+
+
 def test_a_rule_that_only_goes_does_so_at_once():
     """And flows that it let pass are judged again."""
     tables = memory_tables()
