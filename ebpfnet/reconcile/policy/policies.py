@@ -254,8 +254,10 @@ class Policies:
         seen = pods if pods is not None else {}
         self.rules.seen_groups = {_group(value) for value in seen.values()} if pods is not None else EVERY
         self.rules.hold(self.ports.unfit)
-        stirred = self._stirred(seen)
-        meanwhile = Meanwhile(self.rules, self._fresh_moves(), self._concerned)
+        moves = self._moves()
+        stirred = self._stirred(seen, moves)
+        fresh = [(before, now) for before, now in moves if now and not self._is_seen(now)]
+        meanwhile = Meanwhile(self.rules, fresh, self._concerned)
         with meanwhile.wanted():
             self._move(meanwhile, stirred, settle_pods)
         for phase in (Phase.CLASSES, Phase.EVERYBODY):
@@ -342,10 +344,10 @@ class Policies:
 
     # Whose flows are judged again
 
-    def _stirred(self, table: Mapping[bytes, bytes]) -> set[int]:
+    def _stirred(self, table: Mapping[bytes, bytes], moves: Iterable[tuple[int, int]]) -> set[int]:
         """Return the interfaces of pods that may be told something else."""
         groups = self.rules.stirring()
-        for before, now in self._moves():
+        for before, now in moves:
             for group, direction in self._concerned(before, now):
                 if group not in groups and group in self.rules.seen_groups:
                     was, _ = self.rules.effective(group, before, direction)
@@ -361,14 +363,13 @@ class Policies:
         return found
 
     def _moves(self) -> set[tuple[int, int]]:
-        """Return which classes somebody moves from, and to."""
+        """Return which classes somebody moves from, and to, where a pod can tell."""
+        if not any(group in self.rules.seen_groups for group in self.regimes.subjects):
+            return set()
         return {
             *((self.blocks.origin(each), each.now) for each in self.peers.moves()),
             *((self.blocks.origin_of_block(each), each.now) for each in self.blocks.moves()),
         }
-
-    def _fresh_moves(self) -> list[tuple[int, int]]:
-        return [(before, now) for before, now in self._moves() if now and not self._is_seen(now)]
 
     def _concerned(self, before: int, now: int) -> Iterable[tuple[int, int]]:
         answers: set[int] = set()
