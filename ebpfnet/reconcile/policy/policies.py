@@ -72,6 +72,7 @@ class Policies:
         self._loaded = False
         self._dirty = False
         self._again: dict[Ref, None] = {}  # policies that are others
+        self._back: dict[int, None] = {}  # groups without pods that get some again: their policies may be others
         self._named: set[tuple[str, int]] = set()  # named ports that have another number, too
         self._groups: dict[Ref, int] = {}  # of each pod, as it is to be
         self._pods: dict[int, set[Ref]] = {}  # the same by group
@@ -191,9 +192,9 @@ class Policies:
         for ref in self.subjects.changed:
             self._regroup(ref)
         self.subjects.changed = {}
-        again = {group: None for ref in self._again for group in self.regimes.groups_of(ref)}
+        again = {group: None for ref in self._again for group in self.regimes.groups_of(ref)} | self._back
         again |= dict.fromkeys(self.regimes.naming(self._named) if self._named else ())
-        self._again, self._named = {}, set()
+        self._again, self._named, self._back = {}, set(), {}
         for group in again:
             self.regimes.renew(group, self.subjects.policies(self.regimes.subjects[group]))
         settled = self.regimes.settle(found)
@@ -215,6 +216,8 @@ class Policies:
             return
         if subject.id not in self.regimes.subjects:
             self.regimes.add(subject, self.subjects.policies(subject))
+        elif not self._pods.get(subject.id):
+            self._back[subject.id] = None
         self._groups[ref] = subject.id
         self._pods.setdefault(subject.id, set()).add(ref)
 

@@ -9,7 +9,7 @@ from ebpfnet.model.facts import Change, IPBlock, PodPeer, PolicyPort, PolicyRule
 from ebpfnet.model.labels import EVERYTHING
 from ebpfnet.reconcile.reconciler import Reconciler
 from tests.cluster import Clock, memory_tables, settle
-from tests.unit.reconcile.policy.world import BASE, TCP, WIRES, namespace, peer, policy, scratch, verdicts, where
+from tests.unit.reconcile.policy.world import BASE, TCP, WIRES, namespace, peer, pod, policy, scratch, verdicts, where
 from tests.unit.reconcile.test_paths import Checked, final
 
 V6_WITHOUT = IPBlock(ipaddress.ip_network("::/0"), (ipaddress.ip_network("fd00::/64"),))
@@ -76,6 +76,19 @@ def test_pods_that_leave_their_group_meet_what_was_said_until_they_do():
     """Ports by name are asked for, so all pods get another group; and peers with such ports another class."""
     named = PolicyRule((), (PolicyPort(TCP, name="http"),))
     walk(BASE, Upsert(policy("q", ingress=[named], egress=[named])), BASE[-1])
+
+
+def test_a_group_that_gets_pods_again_is_under_the_policies_of_now():
+    """It had none for a moment, and what its policy says is something else since."""
+    tables = memory_tables()
+    reconciler = Reconciler(tables, "node-a", Clock())
+    reconciler.set_wires(WIRES)
+    elsewhere = Upsert(policy("q", where("app", "new"), ingress=None, egress=[]))
+    changes = [*BASE, elsewhere, Upsert(pod("a", (("app", "new"),)))]
+    reconciler.apply([Synced()])
+    for change in changes:
+        reconciler.apply([change])
+    assert verdicts(tables) == verdicts(scratch(final(changes)))
 
 
 def test_a_rule_that_only_goes_does_so_at_once():
