@@ -133,6 +133,11 @@ def merge(contents: Mapping[str, Content]) -> tuple[dict[Ref, Fact], list[Proble
     return facts, problems
 
 
+def _same(before: Fact | None, now: Fact) -> bool:
+    """Say whether nothing is to be told: of a policy the generation, too, which somebody may wait for."""
+    return before == now and getattr(before, "generation", 0) == getattr(now, "generation", 0)
+
+
 def read(paths: Iterable[Path | str], proxy_name: str = "") -> list[Change]:
     """Read files and folders (``-``: standard input) once: facts, problems and a ``Synced`` at the end.
 
@@ -223,7 +228,7 @@ class ManifestSource:
             text = "no such node in the manifests; what does --node-name say?"
             grouped.setdefault(self._node, (Problem(self._node, "metadata.name", text),))
         out: list[Change] = [Delete(ref) for ref in self._facts if ref not in facts]
-        out += [Upsert(fact) for ref, fact in facts.items() if self._facts.get(ref) != fact]
+        out += [Upsert(fact) for ref, fact in facts.items() if not _same(self._facts.get(ref), fact)]
         self._hidden = any(ref.kind in HIDES - {Kind.FILE} and ref not in facts for ref in grouped)
         self._facts = facts
         self.complete = self._knows_all()

@@ -140,6 +140,18 @@ def test_a_bad_version_of_a_policy_isolates(source: ManifestSource):
         source.scan()
 
 
+def test_a_new_generation_of_the_same_policy_is_told(source: ManifestSource):
+    """Somebody may wait for it."""
+    text = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p, generation: %d}}"
+    for generation in (1, 2):
+        (source.folder / "policy.yaml").write_text(text % generation)
+        (told_now,) = source.scan()
+        assert isinstance(told_now, Upsert)
+        assert isinstance(told_now.fact, NetworkPolicy)
+        assert told_now.fact.generation == generation
+    assert source.scan() == []
+
+
 def test_one_object_in_two_files_is_taken_from_the_first_and_named(source: ManifestSource):
     (source.folder / "b.yaml").write_text(A)
     [refused] = source.scan()
