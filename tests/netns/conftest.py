@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +18,9 @@ from ebpfnet.lab.cluster import Inside, Lab, down
 from tests import leftovers
 from tests.netns import objects
 from tests.netns.kube import Kube
+
+if TYPE_CHECKING:
+    from tests.netns.policies import World
 
 Wait = Callable[[Callable[[], object], float], None]
 PATIENCE = float(os.environ.get("EBPFNET_LAB_TIMEOUT", "60"))
@@ -58,6 +62,15 @@ def lab(manifests: Path) -> Iterator[Lab]:
 def narrow(manifests: Path) -> Iterator[Lab]:
     """Return a lab whose network between the nodes carries less than pods send."""
     yield from _lab("narrow", manifests, 1400)
+
+
+@pytest.fixture(scope="session")
+def policed(tmp_path_factory: pytest.TempPathFactory, wait: Wait) -> Iterator[World]:
+    """Return the lab that the tests of policies share."""
+    from tests.netns import policies
+
+    with policies.world(f"t{os.getpid()}-policies", tmp_path_factory.mktemp("policies"), wait) as found:
+        yield found
 
 
 @pytest.fixture
