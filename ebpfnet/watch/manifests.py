@@ -37,6 +37,7 @@ FIRST_PATIENCE_S = 3.0  # and the first list of all no longer than this
 SETTLE_S = 0.03  # a file that was written to less long ago may be half of what it will be, and parse
 Stamp = tuple[int, int, int]
 UNREAD = (0, 0, 0)
+POLICIES = {Kind.NETWORK_POLICY, Kind.CLUSTER_NETWORK_POLICY}
 
 
 class Content(NamedTuple):
@@ -227,8 +228,11 @@ class ManifestSource:
         if self._node and self._node not in facts:
             text = "no such node in the manifests; what does --node-name say?"
             grouped.setdefault(self._node, (Problem(self._node, "metadata.name", text),))
-        out: list[Change] = [Delete(ref) for ref in self._facts if ref not in facts]
+        gone = [Delete(ref) for ref in self._facts if ref not in facts]
+        # Policies go when those that take their place are there: between the two nobody may be open to everybody.
+        out: list[Change] = [each for each in gone if each.ref.kind not in POLICIES]
         out += [Upsert(fact) for ref, fact in facts.items() if not _same(self._facts.get(ref), fact)]
+        out += [each for each in gone if each.ref.kind in POLICIES]
         self._hidden = any(ref.kind in HIDES - {Kind.FILE} and ref not in facts for ref in grouped)
         self._facts = facts
         self.complete = self._knows_all()

@@ -152,6 +152,15 @@ def test_a_new_generation_of_the_same_policy_is_told(source: ManifestSource):
     assert source.scan() == []
 
 
+def test_a_policy_that_takes_anothers_place_is_there_before_that_one_goes(source: ManifestSource):
+    """Whom both isolate is open to nobody in between."""
+    text = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: %s}}"
+    (source.folder / "policy.yaml").write_text(text % "old")
+    source.scan()
+    (source.folder / "policy.yaml").write_text(text % "new")
+    assert told(source.scan()) == ["+new", "-old"]
+
+
 def test_one_object_in_two_files_is_taken_from_the_first_and_named(source: ManifestSource):
     (source.folder / "b.yaml").write_text(A)
     [refused] = source.scan()
