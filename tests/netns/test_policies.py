@@ -5,6 +5,7 @@ The lab is one for all; each case writes its policies, waits until they are enfo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -35,14 +36,16 @@ def ports(*given: Manifest | int | str) -> list[Manifest]:
 
 
 CASES = [
-    Case("none", [], f"{ALL} {OTHERS} asker>near:udp asker>far:icmp outside>port-near outside>port-far near>service-near"),
+    Case("none", [], f"{ALL} {OTHERS} asker>near:udp asker>far:icmp outside>port-near outside>port-far"
+         " near>service-near"),
     Case(
         "no ingress", [NO_INGRESS], "near>stranger far>asker node-a>near node-a>near:udp node-a>near:icmp node-b>far",
         f"{ALL} {OTHERS} asker>near:udp asker>far:udp asker>near:icmp asker>far:icmp remote>near:icmp outside>port-near"
         " outside>port-far outside>port-near:udp near>service-near near>far node-b>near node-b>near:icmp node-a>far",
     ),
     Case(
-        "no egress", [NO_EGRESS], "node-a>near node-b>near node-a>near:icmp outside>port-near outside>port-far blue>near"
+        "no egress", [NO_EGRESS], "node-a>near node-b>near node-a>near:icmp outside>port-near outside>port-far"
+         " blue>near"
         " blue>far blue>service-far",
         f"{ALL} {OTHERS} asker>near:udp asker>far:udp asker>near:icmp asker>far:icmp near>service-near asker>hostly"
         " near>asker far>asker",
@@ -50,27 +53,33 @@ CASES = [
     Case("the host's network is nobody's", [NO_INGRESS], "asker>hostly remote>hostly node-b>hostly hostly>near",
          "hostly>far"),
     Case("replies", [policy("deny-both", labelled(role="friend"), policyTypes=["Ingress"])],
-         f"{ALL} asker>near:udp asker>far:udp asker>near:icmp asker>far:icmp blue>near", "near>asker far>asker near>remote"),
+         f"{ALL} asker>near:udp asker>far:udp asker>near:icmp asker>far:icmp blue>near", "near>asker far>asker"
+         " near>remote"),
     Case("all allowed", [NO_INGRESS, policy("all", ingress=[{}])], f"{ALL} {OTHERS} asker>near:icmp outside>port-near"),
     Case("pods of the namespace", [policy("some", ingress=[{"from": [FRIENDS]}])],
          f"{ALL} asker>near:udp asker>far:icmp", f"{OTHERS} blue>near blue>service-far near>service-near"),
-    Case("namespaces", [policy("some", ingress=[{"from": [BLUE]}])], "blue>near blue-stranger>near blue>service-far", ALL),
-    Case("pods of namespaces", [policy("some", ingress=[{"from": [{**BLUE, **FRIENDS}]}])], "blue>near blue>service-far",
+    Case("namespaces", [policy("some", ingress=[{"from": [BLUE]}])], "blue>near blue-stranger>near"
+         " blue>service-far", ALL),
+    Case("pods of namespaces", [policy("some", ingress=[{"from": [{**BLUE, **FRIENDS}]}])], "blue>near"
+         " blue>service-far",
          f"{ALL} blue-stranger>near blue-stranger>far"),
     Case("union", [policy("one", ingress=[{"from": [FRIENDS]}]), policy("two", ingress=[{"from": [BLUE]}])],
          f"{ALL} blue>near blue-stranger>far", OTHERS),
     Case("itself through its service", [policy("own", ingress=[{"from": [{"podSelector": labelled(app="server")}]}])],
          "near>service-near near>far far>near far>service-far", "asker>near"),
-    Case("egress to pods", [policy("out", labelled(role="friend"), egress=[{"to": [{"podSelector": labelled(app="server")}]}])],
+    Case("egress to pods",
+         [policy("out", labelled(role="friend"), egress=[{"to": [{"podSelector": labelled(app="server")}]}])],
          f"{ALL} asker>near:icmp asker>service-far:udp", "asker>stranger asker>hostly remote>stranger:icmp"),
     Case("a port", [policy("port", ingress=[{"ports": ports(8080)}])],
          f"{ALL} outside>port-near", "asker>near:8081 asker>far:8081 asker>near:udp asker>near:icmp"),
     Case("a port, by its name", [policy("named", ingress=[{"ports": ports("web")}])],
          "asker>near asker>far:8081 remote>near outside>port-near", "asker>near:8081 asker>far:8080 asker>service-far"),
     Case("a port of others, by its name", [policy("named", labelled(role="friend"), egress=[{"ports": ports("web")}])],
-         "asker>near asker>far:8081 asker>service-near", "asker>near:8081 asker>far:8080 asker>service-far asker>hostly"),
+         "asker>near asker>far:8081 asker>service-near", "asker>near:8081 asker>far:8080 asker>service-far"
+         " asker>hostly"),
     Case("a range", [policy("range", ingress=[{"ports": [{"port": 8081, "endPort": 9001}]}])],
-         "asker>near:8081 asker>far:9000 asker>near:9001", "asker>near:8080 asker>near:9010 asker>far:udp asker>far:icmp"),
+         "asker>near:8081 asker>far:9000 asker>near:9001", "asker>near:8080 asker>near:9010 asker>far:udp"
+         " asker>far:icmp"),
     Case("a protocol", [policy("udp", ingress=[{"ports": [{"protocol": "UDP"}]}])],
          "asker>near:udp asker>service-far:udp outside>port-near:udp", f"{ALL} asker>near:icmp"),
     Case("a client outside", [policy("block", ingress=[{"from": [
@@ -84,12 +93,14 @@ CASES = [
     Case("pods in a block", [policy("block", ingress=[{"from": [
         {"ipBlock": {"cidr": "10.244.0.0/16", "except": [block(ASKER[0])]}},
         {"ipBlock": {"cidr": "fd00:10:244::/48", "except": [block(ASKER[1])]}}]}])],
-         f"{OTHERS} remote>near blue>near near>service-near", "asker>near asker>far asker>service-far outside>port-near"),
+         f"{OTHERS} remote>near blue>near near>service-near", "asker>near asker>far asker>service-far"
+         " outside>port-near"),
     Case("a narrow block in one denied", [policy("block", ingress=[
         {"from": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.244.0.0/16"]}},
                   {"ipBlock": {"cidr": "::/0", "except": ["fd00:10:244::/48"]}}]},
         {"from": [{"ipBlock": {"cidr": block(ASKER[0])}}, {"ipBlock": {"cidr": block(ASKER[1])}}]}])],
-         "asker>near asker>service-far outside>port-near outside>port-far node-b>near", f"{OTHERS} remote>near blue>far"),
+         "asker>near asker>service-far outside>port-near outside>port-far node-b>near", f"{OTHERS} remote>near"
+         " blue>far"),
     Case("admin over network policies",
          [policy("all", ingress=[{}]), cluster_policy("lock", "Admin", 5, ingress=[
              {"action": "Deny", "from": [{"pods": FRIENDS}]}])],
@@ -122,6 +133,6 @@ def test_who_gets_through(policed: World, case: Case):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _as_before(policed: World):  # noqa: ANN202
+def _as_before(policed: World) -> Iterator[None]:
     yield
     policed.restore()

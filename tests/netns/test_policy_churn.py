@@ -37,7 +37,8 @@ STATES: list[list[Manifest]] = [
                                                             "fd00:10:244:2::20/128"]}}]}])],
     [cluster_policy("admin", "Admin", 3, ingress=[
         {"action": "Deny", "from": [{"pods": {"podSelector": labelled(role="stranger")}}]},
-        {"action": "Accept", "from": [{"pods": FRIENDS}], "protocols": [{"tcp": {"destinationPort": {"number": 8080}}}]},
+        {"action": "Accept", "from": [{"pods": FRIENDS}],
+         "protocols": [{"tcp": {"destinationPort": {"number": 8080}}}]},
     ])],
     [cluster_policy("base", "Baseline", 3, ingress=[{"action": "Accept", "from": [{"pods": FRIENDS}]},
                                                     {"action": "Deny", "from": [{"namespaces": {}}]}])],
@@ -59,7 +60,7 @@ def test_what_every_state_allows_never_fails_and_what_every_state_denies_never_s
     loads = [(opened, (world, Ask(text, bool(at % 2)))) for at, text in enumerate(ALLOWED)]
     loads += [(steady, (world, Ask(text, not at % 2))) for at, text in enumerate(ALLOWED[:2])]
     loads += [(intrusions, (world, Ask(text, ipv6))) for text in DENIED for ipv6 in (False, True)]
-    dice = random.Random(5)  # noqa: S311  # the same run each time
+    dice = random.Random(5)  # the same run each time
     with running(loads) as results:
         for at in range(ROUNDS):
             for name, extra in itertools.product(("asker", "stranger", "near", "far"), ("tier", "track")):
