@@ -258,6 +258,20 @@ def test_audit_counts_and_lets_pass(world: World):
     assert any(each["reason"] == "AUDITED" for each in rows(world, "drop", "list", "--samples"))
 
 
+def test_a_connection_and_a_drop_name_their_rule_and_the_commands_agree(world: World):
+    world.apply([SOME])
+    world.check("asker>near", "stranger>near")
+    flows = [row for row in rows(world, "flow", "list", "--pod", "asker") if row["destination_pod"] == "default/near"]
+    assert flows[0]["ingress_rule"] == "NetworkPolicy default/some, ingress rule 1"  # newest first
+    isolated = "isolated for ingress by NetworkPolicy default/some"
+    assert rows(world, "drop", "list", "--samples", "--node", "node-a")[0]["rule"] == isolated
+    for name, verdict in (("asker", "ALLOW"), ("stranger", "DENY")):
+        whole = [str(CLI), "policy", "explain", "--from", name, "--to", "near", "--port", "8080"]
+        said = subprocess.run([*whole, "--lab", world.lab.name], capture_output=True, text=True, check=False).stdout
+        assert f"port 8080: {verdict}" in said
+        assert isolated in said or verdict == "ALLOW"
+
+
 def test_a_refused_policy_isolates_and_says_why(world: World):
     world.apply([policy("bad", ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}, {}])])
     world.check("node-a>near near>asker", "asker>near asker>far asker>near:udp asker>near:icmp outside>port-near")
