@@ -14,8 +14,10 @@ from tests.cluster import Clock, memory_tables, settle, writes
 from tests.unit.reconcile.policy.world import PROBES, WIRES, scratch, series, shape, verdicts
 from tests.unit.reconcile.test_paths import Checked, final
 
-PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
-"""Without making a failing series smaller: each is a few seconds of work."""
+PHASES = (Phase.explicit, Phase.generate)
+"""Without making a failing series smaller: each is a few seconds of work. The same series each time, so that a change
+is known by what it breaks; take ``derandomize`` away to look for others.
+"""
 
 
 def begin(tables, clock=None) -> Reconciler:
@@ -24,7 +26,7 @@ def begin(tables, clock=None) -> Reconciler:
     return reconciler
 
 
-@settings(max_examples=66, deadline=None, phases=PHASES)
+@settings(max_examples=66, deadline=None, phases=PHASES, derandomize=True)
 @given(series, st.randoms(use_true_random=False), st.integers(0, 20))
 def test_any_path_ends_like_from_scratch(changes, order: random.Random, cut: int):
     want = scratch(final(changes))
@@ -49,7 +51,7 @@ def test_any_path_ends_like_from_scratch(changes, order: random.Random, cut: int
     assert shape(tables) == shape(want)
 
 
-@settings(max_examples=50, deadline=None, phases=PHASES)
+@settings(max_examples=50, deadline=None, phases=PHASES, derandomize=True)
 @given(series, st.integers(0, 1000))
 def test_failing_writes_change_nothing_in_the_end(changes, seed: int):
     tables = memory_tables(lambda table: FaultyTable(table, probability=0.3, seed=seed, limit=40))
@@ -61,7 +63,7 @@ def test_failing_writes_change_nothing_in_the_end(changes, seed: int):
     assert shape(tables) == shape(scratch(final(changes)))
 
 
-@settings(max_examples=40, deadline=None, phases=PHASES)
+@settings(max_examples=40, deadline=None, phases=PHASES, derandomize=True)
 @given(series, st.booleans())
 def test_every_verdict_is_that_of_before_or_after(changes, tidy: bool):
     tables = memory_tables(lambda table: Checked(table.spec))
@@ -92,7 +94,7 @@ class Killed(Exception):
     """There is no more of this agent."""
 
 
-@settings(max_examples=33, deadline=None, phases=PHASES)
+@settings(max_examples=33, deadline=None, phases=PHASES, derandomize=True)
 @given(series, st.integers(0, 200))
 def test_killed_at_any_write_the_next_one_finishes(changes, left: int):
     tables = memory_tables(lambda table: Checked(table.spec))
@@ -120,7 +122,7 @@ def test_killed_at_any_write_the_next_one_finishes(changes, left: int):
     assert all(not value[0] & 1 for *_, value in tables["generations"].items())
 
 
-@settings(max_examples=33, deadline=None, phases=PHASES)
+@settings(max_examples=33, deadline=None, phases=PHASES, derandomize=True)
 @given(series)
 def test_flows_are_judged_again_where_a_verdict_is_another_one(changes):
     tables = memory_tables()
