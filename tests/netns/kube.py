@@ -76,7 +76,7 @@ class Kube:
 
     def want(self, node: str) -> list[str]:
         """Return what a node's tables must hold: the store's objects, compiled from nothing into tables in memory."""
-        kinds = ("Pod", "Service", "EndpointSlice")
+        kinds = ("Namespace", "Pod", "Service", "EndpointSlice", "NetworkPolicy")
         items = [{"kind": kind, **each} for kind in kinds for each in self.store.objects(kind)]
         nodes = [{"kind": "Node", **each} for each in self.store.objects("Node")]
         items += [each for each in nodes if each["metadata"]["name"] == node]  # an agent asks for its own only
