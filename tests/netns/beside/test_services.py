@@ -207,7 +207,7 @@ def test_resolution_starts_anew(lab: Lab, caller: Inside, family: int):
 def test_another_tools_program_at_the_same_hook_sees_every_packet(lab: Lab, caller: Inside, family: int):
     veth = plugins.host_side(next(pod for pod in lab.plan.pods if pod.full_name == caller.name))
     node = lab.node("node-a")
-    program = lab.pins("node-a") / "to_network"  # one that counts what it sees
+    program = lab.pins("node-a") / "to_network_beside"  # one that counts what it sees
     for direction in ("ingress", "egress"):
         command = f"tc filter add dev {veth} {direction} prio 77 bpf direct-action object-pinned {program}"
         done = node.exec(*command.split())
