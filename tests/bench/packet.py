@@ -199,7 +199,7 @@ def _time(programs: Mapping[str, load.Program], name: str, case: Case) -> int:
 def _load(tables: Mapping[str, KernelTable]) -> dict[str, load.Program]:
     cache = Path("build/bench")
     wrapped = build.compiled(cache, Path(__file__).with_name("packet_bench.c"), PROGRAMS)
-    return {**load.load(build.compiled(cache), tables), **load.load(wrapped, tables)}
+    return {**load.load(build.compiled(cache), tables), **load.load(wrapped, tables, PROGRAMS)}
 
 
 class Bench(NamedTuple):
