@@ -6,7 +6,7 @@ are still to be judged again, and the next one finishes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ebpfnet import abi
 from ebpfnet.maps.table import Table
@@ -33,18 +33,16 @@ class Generations:
     def begin(self, interfaces: Iterable[int]) -> None:
         """Say that verdicts of pods are about to change, by the numbers of their interfaces."""
         slots = {each % abi.GENERATIONS for each in interfaces} - self.open.keys()
-        for slot in slots:
-            self.open[slot] = None
-            self._put(slot, odd=True)
+        self.open.update(dict.fromkeys(slots))
+        self._put(slots, odd=True)
 
     def finish(self) -> None:
         """Let the flows of those pods be judged again, now that everything is written."""
-        for slot in list(self.open):
-            self._put(slot, odd=False)
-            del self.open[slot]
+        self._put(self.open, odd=False)
+        self.open.clear()
 
-    def _put(self, slot: int, *, odd: bool) -> None:
-        key = slot.to_bytes(4, "little")
-        value = int.from_bytes(self._table.get(key) or bytes(4), "little")
-        now = value + 1 if bool(value & 1) != odd else value + 2
-        self._table.put(key, (now & _MASK).to_bytes(4, "little"))
+    def _put(self, slots: Collection[int], *, odd: bool) -> None:
+        keys = [slot.to_bytes(4, "little") for slot in slots]
+        values = (int.from_bytes(self._table.get(key) or bytes(4), "little") for key in keys)
+        now = (value + 1 if bool(value & 1) != odd else value + 2 for value in values)
+        self._table.put_batch(keys, [(value & _MASK).to_bytes(4, "little") for value in now])
