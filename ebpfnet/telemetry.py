@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ebpfnet import __version__, abi
 from ebpfnet.exits import EbpfnetError
 from ebpfnet.maps.kernel import KernelTable
+from ebpfnet.maps.percpu import totals
 from ebpfnet.model.facts import (
     Change,
     ClusterNetworkPolicy,
@@ -207,9 +208,8 @@ class Telemetry:
         )
 
     def _packets(self, table: str, per_hook: int, names: type[abi.Outcome | abi.DropReason]) -> Iterable[Packets]:
-        size = abi.Counter.size()
         for key, value in self._tables[table].items():
-            packets = sum(abi.Counter.unpack(value[at : at + size]).packets for at in range(0, len(value), size))
+            packets, _ = totals(value, abi.Counter)
             if packets:
                 hook, what = divmod(int.from_bytes(key, "little"), per_hook)
                 yield Packets(abi.Hook(hook).name.lower(), names(what).name.lower(), packets)

@@ -12,6 +12,7 @@ from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
 from ebpfnet.cli.lookup import Lookup
 from ebpfnet.maps.dump import protocol_name
+from ebpfnet.maps.percpu import totals
 
 COLUMNS = ("node", "hook", "reason", "packets", "bytes")
 SAMPLE_COLUMNS = ("node", "age", "hook", "reason", "protocol", "packet", "length", "rule")
@@ -22,18 +23,11 @@ def drop() -> None:
     """Dropped packets, each with its reason."""
 
 
-def add_up(values: bytes) -> tuple[int, int]:
-    """Return packets and bytes of a counter over all CPUs."""
-    size = abi.Counter.size()
-    parts = [abi.Counter.unpack(values[at : at + size]) for at in range(0, len(values), size)]
-    return sum(part.packets for part in parts), sum(part.bytes for part in parts)
-
-
 def counters(instance: nodes.Instance, tables: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a row for each hook and reason that dropped anything."""
     rows = []
     for key, value in tables["drops"].items():
-        packets, octets = add_up(value)
+        packets, octets = totals(value, abi.Counter)
         hook, reason = divmod(int.from_bytes(key, "little"), abi.DROP_MAX)
         if packets:
             where = {"hook": abi.Hook(hook).name.lower(), "reason": abi.DropReason(reason).name}

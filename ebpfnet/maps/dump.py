@@ -10,6 +10,7 @@ import enum
 from collections.abc import Iterator, Mapping
 
 from ebpfnet import abi
+from ebpfnet.maps.percpu import totals
 from ebpfnet.maps.table import Table
 
 PROTOCOLS = {number.value: number.name for number in abi.Protocol} | {abi.Protocol.ICMPV6.value: "ICMP"}
@@ -261,10 +262,8 @@ def _port_range(key: abi.PortRange) -> str:
 
 
 def _hits(value: bytes) -> str:
-    size = abi.Hits.size()
-    parts = [abi.Hits.unpack(value[at : at + size]) for at in range(0, len(value), size)]
-    allowed, denied = sum(part.allowed for part in parts), sum(part.denied for part in parts)
-    return f"allowed={allowed} denied={denied} audited={sum(part.audited for part in parts)}"
+    allowed, denied, audited = totals(value, abi.Hits)
+    return f"allowed={allowed} denied={denied} audited={audited}"
 
 
 def _socket(cookie: int, each: abi.Socket, names: Mapping[int, str]) -> str:
@@ -313,10 +312,8 @@ def _of_set(name: str, key: bytes, value: bytes, names: Mapping[int, str]) -> st
 
 
 def _usage(value: bytes) -> str:
-    size = abi.Usage.size()
-    parts = [abi.Usage.unpack(value[at : at + size]) for at in range(0, len(value), size)]
-    connections, packets = sum(part.connections for part in parts), sum(part.packets for part in parts)
-    return f"connections={connections} packets={packets} bytes={sum(part.bytes for part in parts)}"
+    connections, packets, octets = totals(value, abi.Usage)
+    return f"connections={connections} packets={packets} bytes={octets}"
 
 
 def _ends(key: abi.Tuple) -> str:
@@ -346,10 +343,8 @@ def _sample(sample: abi.DropSample, names: Mapping[int, str]) -> str:
 
 
 def _counter(name: str, index: int, value: bytes) -> str:
-    size = abi.Counter.size()
-    parts = [abi.Counter.unpack(value[at : at + size]) for at in range(0, len(value), size)]
     hook, what = divmod(index, abi.DROP_MAX if name == "drops" else len(abi.Outcome))
     kind = abi.DropReason if name == "drops" else abi.Outcome
     label = kind(what).name if what in set(kind) else str(what)  # there is room for reasons to come
-    packets, octets = sum(part.packets for part in parts), sum(part.bytes for part in parts)
+    packets, octets = totals(value, abi.Counter)
     return f"{abi.Hook(hook).name.lower()} {label} packets={packets} bytes={octets}"

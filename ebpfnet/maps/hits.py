@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ebpfnet import abi
+from ebpfnet.maps.percpu import totals
 from ebpfnet.maps.table import Table
 
 _POLICY = re.compile(r"(NetworkPolicy|ClusterNetworkPolicy) (\S+?)(?: \((Admin|Baseline)\))?, ")
@@ -25,11 +26,8 @@ class Hit(NamedTuple):
 
 def hits(table: Table) -> Iterator[Hit]:
     """Yield what table ``rule_hits`` holds; raises ``TableError``."""
-    size = abi.Hits.size()
     for key, value in table.items():
-        parts = [abi.Hits.unpack(value[at : at + size]) for at in range(0, len(value), size)]
-        counts = (sum(each.allowed for each in parts), sum(each.denied for each in parts))
-        yield Hit(int.from_bytes(key, "little"), *counts, sum(each.audited for each in parts))
+        yield Hit(int.from_bytes(key, "little"), *totals(value, abi.Hits))
 
 
 def policies_of(name: str) -> tuple[str, ...]:

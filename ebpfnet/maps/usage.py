@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ebpfnet import abi
+from ebpfnet.maps.percpu import totals
 from ebpfnet.maps.table import Table
 
 
@@ -21,8 +22,5 @@ class Used(NamedTuple):
 
 def used(usage: Table) -> Iterator[Used]:
     """Yield what table ``usage`` holds; raises ``TableError``."""
-    size = abi.Usage.size()
     for key, value in usage.items():
-        parts = [abi.Usage.unpack(value[at : at + size]) for at in range(0, len(value), size)]
-        counts = (sum(part.connections for part in parts), sum(part.packets for part in parts))
-        yield Used(int.from_bytes(key[:8], "little"), key[8:26], *counts, sum(part.bytes for part in parts))
+        yield Used(int.from_bytes(key[:8], "little"), key[8:26], *totals(value, abi.Usage))

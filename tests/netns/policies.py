@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from ebpfnet import abi
-from ebpfnet.cli.drop import add_up
 from ebpfnet.lab import agents, client, folder
 from ebpfnet.lab.cluster import Inside, Lab
 from ebpfnet.maps import pins
+from ebpfnet.maps.percpu import totals
 from tests.netns.conftest import PATIENCE
 
 Manifest = dict[str, Any]
@@ -288,7 +288,7 @@ class World:
             with pins.opened(self.lab.pins(node)) as tables:
                 for key, value in tables["drops"].items():
                     reason = int.from_bytes(key, "little") % abi.DROP_MAX
-                    found[reasons.get(reason, "other")] += add_up(value)[0]
+                    found[reasons.get(reason, "other")] += totals(value, abi.Counter)[0]
         assert not found["no rules"]
         return found
 
