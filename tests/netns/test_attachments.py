@@ -12,7 +12,7 @@ from ebpfnet.lab.cluster import Inside, Lab
 from tests.netns.test_restart import filters
 
 Wait = Callable[[Callable[[], object], float], None]
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_the_demo_interrupted_cleans_up(lab_name: str):
             if "connections to" in line:
                 process.send_signal(signal.SIGINT)
                 break
-        rest = process.communicate(timeout=30)[0]
+        rest = process.communicate(timeout=60)[0]
     assert process.returncode == 130
     assert "Traceback" not in rest
     assert "Interrupted: everything is being taken down" in rest

@@ -50,12 +50,12 @@ def test_with_exactly_these_an_agent_works(bare: Lab, wait: Wait):
         assert client.tcp(bare.pod("client"), bare.service("web").v4, 80).pod.startswith("default/web")
     finally:
         process.terminate()
-        said = process.communicate(timeout=20)[1]
+        said = process.communicate(timeout=60)[1]
     assert process.returncode == 0, said
 
 
 @pytest.mark.parametrize("without", granted())
 def test_with_one_less_it_says_which(bare: Lab, without: str):
     process = start(bare, [name for name in granted() if name != without])
-    said = process.communicate(timeout=20)[1]
+    said = process.communicate(timeout=60)[1]
     assert (process.returncode, f"CAP_{without.upper()}" in said) == (3, True), said

@@ -13,7 +13,7 @@ from ebpfnet.lab.cluster import Inside, Lab
 
 Wait = Callable[[Callable[[], object], float], None]
 PORT, OTHER_PORT = 32100, 32101
-SECONDS = 20
+SECONDS = 60
 FIELD = "spec.healthCheckNodePort"
 
 MANIFEST = """

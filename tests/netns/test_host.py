@@ -18,7 +18,7 @@ from ebpfnet.lab import namespace
 from ebpfnet.model.facts import Kind, Node, Ref, Upsert
 from ebpfnet.model.host import Host
 
-SECONDS = 20
+SECONDS = 60
 NODE = Node(Ref(Kind.NODE, "", "n"), (ip_address("192.0.2.1"), ip_address("fd00::1")), ())
 
 

@@ -18,7 +18,7 @@ from tests.netns.kube import NODES, Kube
 from tests.netns.test_restart import Wait, datagrams, new_connections, one_connection, progress, running
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 30
+SECONDS = 60
 
 
 def slice_of(service: str, family: str = "ipv4") -> Callable[[Kube], dict[str, Any]]:

@@ -92,7 +92,7 @@ def test_interrupted_up_cleans_up(lab_name: str, number: int, after: str):
         if after in line:
             process.send_signal(number)
             break
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode != 0
     assert leftovers(lab_name) == []
 
@@ -113,7 +113,7 @@ def test_down_after_a_crash(lab_name: str):
         if "wired" in line:
             process.kill()
             break
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert leftovers(lab_name) != []
     down(lab_name)
     assert leftovers(lab_name) == []
@@ -126,7 +126,7 @@ def test_up_after_a_crash_builds_anew(lab_name: str, family: int):
         if "is there" in line:
             test_crash.kill()
             break
-    test_crash.communicate(timeout=30)
+    test_crash.communicate(timeout=60)
     with Lab.up(lab_name, agents=False) as lab:
         assert client.tcp(lab.pod("client"), lab.pod("web-b").of(family), 8080).pod == "default/web-b"
     assert leftovers(lab_name) == []

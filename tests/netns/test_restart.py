@@ -97,7 +97,7 @@ def running(loads: Sequence[tuple[Callable[..., None], tuple[object, ...]]]) -> 
     finally:
         stop.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
 
 
 def progress(results: list[Load], wait: Wait) -> None:

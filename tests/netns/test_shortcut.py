@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from tests.netns.conftest import PATIENCE, Wait
 from tests.netns.kube import NODES
 
 SHORT, LAST = "short", 220
+PORTS = itertools.count(20_000)
+"""Below those that the kernel picks, each for one connection: what flows are left of others' never has one of them."""
 
 
 def leads_to(place: Path, pod: str) -> None:
@@ -55,6 +58,7 @@ def connected(place: Inside, address: str) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with place.socket(family, socket.SOCK_STREAM) as made:
         made.settimeout(PATIENCE)
+        made.bind(("", next(PORTS)))
         made.connect((address, 80))
         made.sendall(b"hello\n")
         assert made.recv(4096)

@@ -20,13 +20,13 @@ def run(tmp_path: Path) -> Iterator[Path]:
     stop = threading.Event()
     thread = threading.Thread(target=status.serve, args=(tmp_path, {"status": lambda: {"node": "a"}}, stop))
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (tmp_path / status.NAME).exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     yield tmp_path
     stop.set()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -56,10 +56,9 @@ def test_what_is_no_request_is_told_what_is(run: Path, line: bytes):
         assert "unknown request" in json.loads(stream.readline())["error"]
 
 
-def test_connections_that_say_nothing_hold_up_no_other(run: Path):
+def test_connections_that_say_nothing_hold_up_no_other(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(status, "PATIENCE_S", 600.0)  # nobody is cut off meanwhile
     idle = [connect(run) for _ in range(8)]
-    began = time.monotonic()
-    assert status.ask(run) == {"node": "a"}
-    assert time.monotonic() - began < status.PATIENCE_S
+    assert status.ask(run, timeout_s=60) == {"node": "a"}
     for connection in idle:
         connection.close()

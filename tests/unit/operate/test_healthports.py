@@ -15,7 +15,7 @@ from ebpfnet.operate import healthports
 from ebpfnet.operate.healthports import Check, HealthPorts
 
 HOST = "127.0.0.1"
-SECONDS = 10
+SECONDS = 60
 
 
 class Served:
@@ -58,7 +58,7 @@ def until(condition: Callable[[], object]) -> None:
 
 def listens(port: int, host: str = HOST) -> bool:
     try:
-        socket.create_connection((host, port), timeout=1).close()
+        socket.create_connection((host, port), timeout=60).close()
     except OSError:
         return False
     return True

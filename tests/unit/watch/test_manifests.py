@@ -210,15 +210,15 @@ def test_changes_are_delivered_while_running(tmp_path: Path):
     thread = threading.Thread(target=ManifestSource(tmp_path).run, args=(delivered.put, stop))
     thread.start()
     try:
-        assert told(delivered.get(timeout=10)) == ["synced"]
+        assert told(delivered.get(timeout=60)) == ["synced"]
         (tmp_path / "new").write_text(A)
         (tmp_path / "new").rename(tmp_path / "a.yaml")
-        assert told(delivered.get(timeout=10)) == ["+a"]
+        assert told(delivered.get(timeout=60)) == ["+a"]
         (tmp_path / "a.yaml").unlink()
-        assert told(delivered.get(timeout=10)) == ["-a"]
+        assert told(delivered.get(timeout=60)) == ["-a"]
     finally:
         stop.set()
-        thread.join(timeout=10)
+        thread.join(timeout=60)
     assert not thread.is_alive()
 
 

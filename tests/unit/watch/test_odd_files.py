@@ -94,7 +94,7 @@ def following(folder: Path) -> Iterator[queue.Queue[list[Change]]]:
         yield delivered
     finally:
         stop.set()
-        thread.join(timeout=10)
+        thread.join(timeout=60)
     assert not thread.is_alive()
 
 
@@ -105,9 +105,9 @@ def test_without_notifications_changes_are_seen_all_the_same(tmp_path: Path, mon
     monkeypatch.setattr(watchfiles, "watch", no_instance)
     monkeypatch.setattr(manifests, "RESCAN_MS", 20)
     with following(tmp_path) as delivered:
-        assert told(delivered.get(timeout=10)) == ["synced"]
+        assert told(delivered.get(timeout=60)) == ["synced"]
         (tmp_path / "a.yaml").write_text(A)
-        assert told(delivered.get(timeout=10)) == ["+a"]
+        assert told(delivered.get(timeout=60)) == ["+a"]
 
 
 def test_files_that_never_rest_hold_up_no_others(tmp_path: Path):
@@ -126,16 +126,16 @@ def test_files_that_never_rest_hold_up_no_others(tmp_path: Path):
     try:
         with following(tmp_path) as delivered:
             began = time.monotonic()
-            first = told(delivered.get(timeout=10))
+            first = told(delivered.get(timeout=60))
             assert "+a" in first
             assert first[-1].startswith("synced")
             (tmp_path / "b.yaml").write_text(B)
-            while not any(isinstance(each, Upsert) and each.fact.ref.name == "b" for each in delivered.get(timeout=10)):
+            while not any(isinstance(each, Upsert) and each.fact.ref.name == "b" for each in delivered.get(timeout=60)):
                 pass
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 60
     finally:
         stop.set()
-        thread.join(timeout=10)
+        thread.join(timeout=60)
 
 
 BROKEN = "kind: Node\nmetadata: {name: ["
@@ -147,23 +147,23 @@ def test_the_first_list_is_not_complete_until_all_of_it_was_read_well(tmp_path: 
     (tmp_path / "a.yaml").write_text(A)
     (tmp_path / "b.yaml").write_text(text)
     with following(tmp_path) as delivered:
-        assert told(delivered.get(timeout=10))[-1] == "synced in part"
+        assert told(delivered.get(timeout=60))[-1] == "synced in part"
         (tmp_path / "b.yaml").write_text(B)
-        seen = told(delivered.get(timeout=10))
+        seen = told(delivered.get(timeout=60))
         assert "+b" in seen
         assert seen[-1] == "synced"
         (tmp_path / "c.yaml").write_text(BROKEN)
-        assert told(delivered.get(timeout=10)) == ["!c.yaml"]
+        assert told(delivered.get(timeout=60)) == ["!c.yaml"]
 
 
 def test_a_file_that_can_t_be_read_and_is_removed_hides_nothing(tmp_path: Path):
     (tmp_path / "b.yaml").write_text(BROKEN)
     with following(tmp_path) as delivered:
-        assert told(delivered.get(timeout=10))[-1] == "synced in part"
+        assert told(delivered.get(timeout=60))[-1] == "synced in part"
         (tmp_path / "b.yaml").write_text("")
-        assert told(delivered.get(timeout=10)) == ["ok b.yaml", "!b.yaml"]
+        assert told(delivered.get(timeout=60)) == ["ok b.yaml", "!b.yaml"]
         (tmp_path / "b.yaml").unlink()
-        assert told(delivered.get(timeout=10)) == ["ok b.yaml", "synced"]
+        assert told(delivered.get(timeout=60)) == ["ok b.yaml", "synced"]
 
 
 def test_what_the_tables_hold_of_a_file_stays_over_a_restart_that_can_t_read_it(tmp_path: Path):
@@ -248,11 +248,10 @@ def test_links_to_folders_are_followed_and_never_in_circles(tmp_path: Path):
     assert told(source.scan()) == ["-a", "+b"]
 
 
-def test_looking_at_what_did_not_change_is_cheap(tmp_path: Path):
+def test_what_did_not_change_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for number in range(1000):
         (tmp_path / f"{number}.yaml").write_text(A.replace("a}", f"a{number}}}"))
     source = ManifestSource(tmp_path, settle_s=0)
     assert len(source.scan()) == 1000
-    began = time.process_time()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read again"))
     assert source.scan() == []
-    assert time.process_time() - began < 0.05

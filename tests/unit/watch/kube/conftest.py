@@ -119,7 +119,7 @@ def follow(server: ApiServer, tmp_path: Path) -> Follow:
             yield told
         finally:
             stop.set()
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
             assert not failed, failed
 
