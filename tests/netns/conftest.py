@@ -22,7 +22,7 @@ from tests.netns.kube import Kube
 if TYPE_CHECKING:
     from tests.netns.policies import World
 
-Wait = Callable[[Callable[[], object], float], None]
+Wait = Callable[[Callable[[], object]], None]
 PATIENCE = float(os.environ.get("EBPFNET_LAB_TIMEOUT", "60"))
 """Seconds for a lab to come up; an emulated machine needs more."""
 
@@ -110,10 +110,10 @@ def caller(lab: Lab) -> Inside:
 def wait() -> Wait:
     """Return a function that waits until a condition holds."""
 
-    def until(condition: Callable[[], object], seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+    def until(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 2 * PATIENCE
         while not condition():
-            assert time.monotonic() < deadline, f"not so after {seconds} s: {condition}"
+            assert time.monotonic() < deadline, f"not so after {2 * PATIENCE} s: {condition}"
             time.sleep(0.02)
 
     return until

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +19,9 @@ from ebpfnet.lab import agents, client, folder
 from ebpfnet.lab.cluster import Inside, Lab
 from ebpfnet.maps import pins
 from ebpfnet.maps.percpu import totals
-from tests.netns.conftest import PATIENCE
+from tests.netns.conftest import PATIENCE, Wait
 
 Manifest = dict[str, Any]
-Wait = Callable[[Callable[[], object], float], None]
 
 SILENCE_S = 0.4  # as long as what is dropped is waited for; what is there answers in less than a millisecond
 NODES = ("node-a", "node-b")
@@ -209,7 +208,7 @@ class World:
     def apply(self, policies: Iterable[Manifest] | None = None) -> None:
         """Write the file, and wait until every node enforces what it says."""
         self.put(policies)
-        self.wait(lambda: all(map(self._enforced, NODES)), PATIENCE / 4)
+        self.wait(lambda: all(map(self._enforced, NODES)))
 
     def relabel(self, name: str, **labels: str) -> None:
         """Give a pod other labels, and wait until that counts."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from ebpfnet.lab import client
 from ebpfnet.lab.cluster import Inside, Lab
+from tests.netns.conftest import Wait
 from tests.netns.test_restart import filters
-
-Wait = Callable[[Callable[[], object], float], None]
-SECONDS = 60
 
 
 @pytest.fixture
@@ -39,7 +37,7 @@ def test_what_somebody_takes_off_comes_back(own: Lab, wait: Wait, what: str):
         tc(node, "qdisc", "del", "dev", device, "clsact")
     else:
         tc(node, "filter", "del", "dev", device, "ingress")
-    wait(lambda: filters(own, "node-a") == before, SECONDS)
+    wait(lambda: filters(own, "node-a") == before)
     for family in (socket.AF_INET, socket.AF_INET6):
         assert client.tcp(own.pod("client"), own.service("web").of(family), 80).pod.startswith("default/web")
 
@@ -55,6 +53,6 @@ def test_what_can_t_be_attached_is_named_and_tried_again(own: Lab, wait: Wait):
     # In one step, or the agent is faster.
     command = f"tc qdisc del dev {device} clsact && tc qdisc add dev {device} ingress"
     assert node.exec("sh", "-c", command).returncode == 0
-    wait(lambda: f"Interface {device}: another tool's ingress qdisc" in problems(), SECONDS)
+    wait(lambda: f"Interface {device}: another tool's ingress qdisc" in problems())
     tc(node, "qdisc", "del", "dev", device, "ingress")
-    wait(lambda: filters(own, "node-a") == before and not problems(), SECONDS)
+    wait(lambda: filters(own, "node-a") == before and not problems())

@@ -16,8 +16,7 @@ from ebpfnet.lab import client, folder
 from ebpfnet.lab.cluster import Inside, Lab
 from ebpfnet.maps import pins
 from tests.netns import objects
-
-Wait = Callable[[Callable[[], object], float], None]
+from tests.netns.conftest import Wait
 
 
 @pytest.fixture
@@ -32,13 +31,13 @@ def edited(lab: Lab, wait: Wait) -> Iterator[Lab]:
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
     lab.sync()
-    wait(lambda: {node.name: backends(lab, node.name) for node in lab.plan.nodes} == counts, 5)
+    wait(lambda: {node.name: backends(lab, node.name) for node in lab.plan.nodes} == counts)
 
 
 def test_a_backend_taken_away_gets_no_new_connection(edited: Lab, caller: Inside, family: int, wait: Wait):
     address = edited.service("web").of(family)
     folder.edit(edited.manifests / "web.yaml", keep(1))
-    wait(lambda: answering(caller, address) == {"default/web-a"}, 15)
+    wait(lambda: answering(caller, address) == {"default/web-a"})
 
 
 def test_an_open_connection_outlives_its_endpoint_while_that_terminates(
@@ -50,17 +49,17 @@ def test_an_open_connection_outlives_its_endpoint_while_that_terminates(
         sock.settimeout(3)
         sock.connect((address, 80))
         folder.edit(edited.manifests / "tests.yaml", terminate("far"))
-        wait(lambda: refused(caller, address), 15)
+        wait(lambda: refused(caller, address))
         sock.sendall(b"still there?\n")
         assert client.parse(stream.readline()).pod == f"default/{objects.FAR_WEB}"
         folder.edit(edited.manifests / "tests.yaml", keep(0, "far"))
-        wait(lambda: is_reset(sock), 15)
+        wait(lambda: is_reset(sock))
 
 
 def test_a_service_that_is_deleted_is_nobodys_address(edited: Lab, caller: Inside, family: int, wait: Wait):
     address = edited.service("mirror").of(family)
     (edited.manifests / "mirror.yaml").unlink()
-    wait(lambda: not reachable(caller, address), 15)
+    wait(lambda: not reachable(caller, address))
 
 
 def test_a_new_pod_behind_a_new_service(edited: Lab, caller: Inside, family: int, wait: Wait):
@@ -71,13 +70,13 @@ def test_a_new_pod_behind_a_new_service(edited: Lab, caller: Inside, family: int
     (edited.manifests / "late.yaml").write_text(yaml.safe_dump_all([*documents, *service]))
     edited.sync()
     address = service[0]["spec"]["clusterIPs"][family == socket.AF_INET6]
-    wait(lambda: answering(caller, address) == {"default/late", "default/later"}, 15)
+    wait(lambda: answering(caller, address) == {"default/late", "default/later"})
 
 
 def test_a_half_written_file_keeps_the_last_good_version(edited: Lab, caller: Inside, family: int, wait: Wait):
     path = edited.manifests / "web.yaml"
     path.write_text(path.read_text()[:700] + '\n  broken: "')
-    wait(lambda: problems(edited), 15)
+    wait(lambda: problems(edited))
     assert len(answering(caller, edited_address(family))) == 3
 
 
@@ -91,7 +90,7 @@ def test_a_pod_known_only_after_a_client_began_to_talk_to_it_answers(
     before = path.read_text()
     folder.edit(path, without(name))
     node = "node-a" if distance == "near" else "node-b"
-    wait(lambda: abi.pack_address(ipaddress.ip_address(pod.of(family))) not in entries(edited, node, "pods"), 15)
+    wait(lambda: abi.pack_address(ipaddress.ip_address(pod.of(family))) not in entries(edited, node, "pods"))
     with caller.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(0.1)
         sock.connect((pod.of(family), 5353))
@@ -105,7 +104,7 @@ def test_a_pod_known_only_after_a_client_began_to_talk_to_it_answers(
 
         assert not answered()
         path.write_text(before)
-        wait(answered, 5)
+        wait(answered)
 
 
 def test_a_client_that_never_stops_sending_moves_to_a_backend_that_is_left(
@@ -116,7 +115,7 @@ def test_a_client_that_never_stops_sending_moves_to_a_backend_that_is_left(
         sock.connect((edited.service("dns").of(family), 53))
         first = asked(sock)
         folder.edit(edited.manifests / "dns.yaml", drop(edited.pod(first).of(family)))
-        wait(lambda: asked(sock) not in {first, ""}, 5)
+        wait(lambda: asked(sock) not in {first, ""})
 
 
 def test_a_client_that_began_before_its_service_is_translated(edited: Lab, caller: Inside, family: int, wait: Wait):
@@ -127,7 +126,7 @@ def test_a_client_that_began_before_its_service_is_translated(edited: Lab, calle
         sock.connect((address, 53))
         assert not asked(sock)
         (edited.manifests / "fresh.yaml").write_text(yaml.safe_dump_all(service))
-        wait(lambda: asked(sock) == f"default/{objects.NEAR_DNS}", 5)
+        wait(lambda: asked(sock) == f"default/{objects.NEAR_DNS}")
 
 
 def asked(sock: socket.socket) -> str:

@@ -11,7 +11,7 @@ import yaml
 
 from ebpfnet.lab import agents, client
 from ebpfnet.lab.cluster import Lab
-from tests.netns.test_restart import Wait
+from tests.netns.conftest import Wait
 
 ROOT = Path(__file__).parents[2]
 NODE = "node-a"
@@ -46,7 +46,7 @@ def bare(lab_name: str) -> Iterator[Lab]:
 def test_with_exactly_these_an_agent_works(bare: Lab, wait: Wait):
     process = start(bare, granted())
     try:
-        wait(lambda: process.poll() is not None or (bare.agent_status(NODE) or {}).get("synced"), 20)
+        wait(lambda: process.poll() is not None or (bare.agent_status(NODE) or {}).get("synced"))
         assert client.tcp(bare.pod("client"), bare.service("web").v4, 80).pod.startswith("default/web")
     finally:
         process.terminate()

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,9 @@ from ebpfnet.lab import client
 from ebpfnet.lab.cluster import Inside, Lab, down
 from ebpfnet.maps import pins
 from tests.netns import objects
-from tests.netns.conftest import PATIENCE
+from tests.netns.conftest import PATIENCE, Wait
 from tests.netns.test_pods import host
 
-Wait = Callable[[Callable[[], object], float], None]
 ANNOTATION = "ebpfnet.io/direct-server-return"
 BALANCERS = ("100.64.1.77", "fd00:100:1::77")
 PORTS, NODE_PORTS = {"tcp": 80, "udp": 53}, {"tcp": 30277, "udp": 30278}
@@ -84,7 +83,7 @@ def change(direct: Direct, value: str | None, wait: Wait) -> None:
     direct.say(value)
     both = abi.Mark.DIRECT | abi.Mark.TAKEN
     wanted = {"true": both, "false": abi.Mark.TAKEN, None: 0}[value]
-    wait(lambda: all(direct.marks(node) & both == wanted for node in ("node-a", "node-b")), 60)
+    wait(lambda: all(direct.marks(node) & both == wanted for node in ("node-a", "node-b")))
 
 
 def sent(place: Inside) -> int:
@@ -209,7 +208,7 @@ def test_the_annotation_comes_and_goes_under_load(direct: Direct, family: int, w
         for value in ("false", "true", "false", None, "false", "true"):
             done = load.done
             change(direct, value, wait)
-            wait(lambda done=done: load.done > done + 20 or load.failed, 30)  # type: ignore[misc]
+            wait(lambda done=done: load.done > done + 20 or load.failed)  # type: ignore[misc]
             seen = host(client.tcp(outside, address, port, source=outside.of(family)).client)
             assert seen == (outside if value == "true" else direct.lab.node("node-a")).of(family)
     finally:
@@ -227,10 +226,10 @@ def test_a_backend_that_is_gone(direct: Direct, family: int, wait: Wait):
         documents = [each for each in yaml.safe_load_all(text) if each["kind"] == "Service"]
         direct.path.write_text(yaml.safe_dump_all(documents))
         try:
-            wait(lambda: _is_reset(sock), 60)
+            wait(lambda: _is_reset(sock))
         finally:
             direct.path.write_text(text)
-    wait(lambda: _answers(outside, address, port), 60)
+    wait(lambda: _answers(outside, address, port))
 
 
 def _is_reset(sock: socket.socket) -> bool:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from ebpfnet.lab.cluster import Inside, Lab
+from tests.netns.conftest import Wait
 
-Wait = Callable[[Callable[[], object], float], None]
 PORT, OTHER_PORT = 32100, 32101
-SECONDS = 60
 FIELD = "spec.healthCheckNodePort"
 
 MANIFEST = """
@@ -68,13 +67,13 @@ def problems(lab: Lab, node: str) -> list[str]:
 def test_every_node_says_what_it_has(own: Lab, wait: Wait):
     near, far = own.node("node-a"), own.node("node-b")
     say(own)
-    wait(lambda: answer(near) == (200, 1) and answer(far) == (503, 0), SECONDS)
+    wait(lambda: answer(near) == (200, 1) and answer(far) == (503, 0))
     say(own, ready=False)
-    wait(lambda: answer(near) == (503, 0), SECONDS)
+    wait(lambda: answer(near) == (503, 0))
     say(own, port=OTHER_PORT)
-    wait(lambda: answer(near, OTHER_PORT) == (200, 1) and answer(near) is None, SECONDS)
+    wait(lambda: answer(near, OTHER_PORT) == (200, 1) and answer(near) is None)
     (own.manifests / "balanced.yaml").unlink()
-    wait(lambda: answer(near, OTHER_PORT) is None, SECONDS)
+    wait(lambda: answer(near, OTHER_PORT) is None)
 
 
 def test_a_port_that_is_somebody_elses_is_named_and_taken_when_it_is_free(own: Lab, wait: Wait):
@@ -83,9 +82,9 @@ def test_a_port_that_is_somebody_elses_is_named_and_taken_when_it_is_free(own: L
         somebody.bind(("", PORT))
         somebody.listen()
         say(own)
-        wait(lambda: problems(own, "node-a"), SECONDS)
+        wait(lambda: problems(own, "node-a"))
         assert "Address already in use" in problems(own, "node-a")[0]
-    wait(lambda: answer(node) == (200, 1) and not problems(own, "node-a"), SECONDS)
+    wait(lambda: answer(node) == (200, 1) and not problems(own, "node-a"))
 
 
 def test_the_doctor_finds_a_node_of_the_lab_fine_until_its_agent_is_dead(own: Lab):

@@ -14,11 +14,11 @@ import yaml
 
 from ebpfnet.lab import client
 from tests.netns import objects
+from tests.netns.conftest import Wait
 from tests.netns.kube import NODES, Kube
-from tests.netns.test_restart import Wait, datagrams, new_connections, one_connection, progress, running
+from tests.netns.test_restart import datagrams, new_connections, one_connection, progress, running
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 60
 
 
 def slice_of(service: str, family: str = "ipv4") -> Callable[[Kube], dict[str, Any]]:
@@ -35,9 +35,9 @@ def test_a_cluster_through_its_api_server(kube: Kube, wait: Wait):
     piece["endpoints"] = [{"addresses": [kube.lab.pod("web-b").v4]}]
     kube.put(piece)
     address = kube.lab.service("near").v4
-    wait(lambda: client.tcp(caller, address, 80).pod == "default/web-b", 5)
+    wait(lambda: client.tcp(caller, address, 80).pod == "default/web-b")
     kube.store.delete("Service", "default", "near")
-    wait(kube.equal, SECONDS)
+    wait(kube.equal)
 
 
 def test_what_is_asked_is_what_rbac_allows(kube: Kube, wait: Wait):
@@ -51,7 +51,6 @@ def test_what_is_asked_is_what_rbac_allows(kube: Kube, wait: Wait):
             kube.store.objects("Event")
             and all(_watch(kube, node, "peers").get("state") == "watching" for node in NODES)
         ),
-        SECONDS,
     )
     kube.store.delete("NetworkPolicy", "default", policy["metadata"]["name"])
     seen = {(verb, group, resource) for each in kube.servers.values() for verb, group, resource, _ in each.log.seen()}
@@ -73,11 +72,11 @@ def test_what_is_asked_is_what_rbac_allows(kube: Kube, wait: Wait):
 
 def test_other_nodes_pods_are_followed_when_a_policy_means_some(kube: Kube, wait: Wait):
     kube.put(_policy({"ipBlock": {"cidr": "10.0.0.0/8"}}))
-    wait(lambda: all(_watch(kube, node, "networkpolicies").get("objects") for node in NODES), SECONDS)
+    wait(lambda: all(_watch(kube, node, "networkpolicies").get("objects") for node in NODES))
     assert {_watch(kube, node, "peers")["state"] for node in NODES} == {"not needed"}
     kube.put(_policy({"podSelector": {}}))
-    wait(lambda: all(_watch(kube, node, "peers").get("state") == "watching" for node in NODES), SECONDS)
-    wait(kube.equal, SECONDS)
+    wait(lambda: all(_watch(kube, node, "peers").get("state") == "watching" for node in NODES))
+    wait(kube.equal)
 
 
 def _policy(peer: dict[str, Any]) -> dict[str, Any]:
@@ -96,12 +95,12 @@ def test_a_refused_object_becomes_an_event_and_a_metric(kube: Kube, wait: Wait):
     broken = kube.store.get("Service", "default", "near") or {}
     broken["spec"]["ports"][0]["port"] = 70000
     kube.put(broken)
-    wait(lambda: kube.store.objects("Event"), SECONDS)
+    wait(lambda: kube.store.objects("Event"))
     found = kube.store.objects("Event")[0]
     assert found["regarding"]["name"] == "near"
     assert found["regarding"]["uid"] == (kube.store.get("Service", "default", "near") or {})["metadata"].get("uid", "")
     assert "spec.ports[0].port" in found["note"]
-    wait(lambda: 'field="spec.ports[].port",kind="Service"' in kube.metrics("node-a"), SECONDS)
+    wait(lambda: 'field="spec.ports[].port",kind="Service"' in kube.metrics("node-a"))
     assert client.tcp(kube.lab.pod("client"), kube.lab.service("near").v4, 80).pod == "default/web-a"
 
 
@@ -110,7 +109,7 @@ def test_a_node_that_leaves_says_so(kube: Kube, wait: Wait):
     node = kube.store.get("Node", "", "node-a") or {}
     node["spec"]["taints"] = [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]
     kube.put(node)
-    wait(lambda: json.loads(kube.metrics("node-a", ":10256/healthz"))["nodeEligible"] is False, SECONDS)
+    wait(lambda: json.loads(kube.metrics("node-a", ":10256/healthz"))["nodeEligible"] is False)
     assert json.loads(kube.metrics("node-a", ":10256/livez"))["healthy"] is True
 
 
@@ -125,7 +124,7 @@ def test_an_outage_and_a_death_in_it_change_nothing(kube: Kube, wait: Wait):
             kube.lab.start_agent(node)
         progress(results, wait)
         assert {node: kube.have(node) for node in NODES} == before
-        wait(lambda: all(_problem(kube, node, "no API server answers") for node in NODES), SECONDS)
+        wait(lambda: all(_problem(kube, node, "no API server answers") for node in NODES))
         kube.start_servers()
         kube.lab.wait_synced()
         progress(results, wait)
@@ -162,7 +161,7 @@ def test_killed_at_random_moments_under_churn(kube: Kube, wait: Wait):
                 kube.servers[dice.choice(NODES)].drop_watches()
         kube.lab.wait_synced()
         progress(results, wait)
-        wait(kube.equal, SECONDS)
+        wait(kube.equal)
     assert [result.failures for result in results] == [[], [], []]
 
 

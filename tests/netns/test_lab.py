@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from ebpfnet.lab import client, cluster, folder, namespace, state, topology
 from ebpfnet.lab.cluster import Lab, down
 from ebpfnet.lab.report import report
 from tests.netns import objects
-
-Wait = Callable[[Callable[[], object], float], None]
 
 
 def test_pods_reach_each_other_without_agents(lab_name: str, family: int):

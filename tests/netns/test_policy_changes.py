@@ -11,17 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
 from ebpfnet.lab import client, namespace, state
+from tests.netns.conftest import Wait
 from tests.netns.policies import NODES, SILENCE_S, Ask, PodOf, World, addresses, labelled, policy
 from tests.netns.test_restart import Load, running
 
-Wait = Callable[[Callable[[], object], float], None]
 FRIENDS = {"podSelector": labelled(role="friend")}
 SOME = policy("some", ingress=[{"from": [FRIENDS]}])
 GRACEFUL = policy("some", ingress=[{"from": [FRIENDS]}], annotations={"ebpfnet.io/established": "graceful"})
@@ -163,7 +163,7 @@ def test_no_gap_while_agents_restart(world: World, wait: Wait, number: int):
 def some(results: list[Load], wait: Wait) -> None:
     """Wait until each load did some more."""
     goals = [each.done + 20 for each in results]
-    wait(lambda: all(each.done >= goal or each.failures for each, goal in zip(results, goals, strict=True)), 40)
+    wait(lambda: all(each.done >= goal or each.failures for each, goal in zip(results, goals, strict=True)))
 
 
 def intrusions(result: Load, stop: threading.Event, world: World, ask: Ask) -> None:

@@ -7,16 +7,16 @@ import itertools
 import random
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from ebpfnet.lab import client
+from tests.netns.conftest import Wait
 from tests.netns.policies import Ask, Manifest, World, cluster_policy, labelled, policy
 from tests.netns.test_policy_changes import intrusions, steady
 from tests.netns.test_restart import Load, running
 
-Wait = Callable[[Callable[[], object], float], None]
 FRIENDS = {"podSelector": labelled(role="friend")}
 ROUNDS = 60
 
@@ -71,7 +71,7 @@ def test_what_every_state_allows_never_fails_and_what_every_state_denies_never_s
                 world.put(dice.choice(STATES))
             else:
                 world.apply(dice.choice(STATES))
-        wait(lambda: all(each.done >= 20 or each.failures for each in results), 40)
+        wait(lambda: all(each.done >= 20 or each.failures for each in results))
     assert [each.failures for each in results] == [[]] * len(loads), [each.done for each in results]
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from ebpfnet.lab import client, folder
 from ebpfnet.lab.cluster import Inside, Lab
 from ebpfnet.maps import pins
+from tests.netns.conftest import Wait
 from tests.netns.kube import NODES
 
 TABLES = ("services", "slots", "pods", "names")
-Wait = Callable[[Callable[[], object], float], None]
 
 
 @dataclass
@@ -78,7 +78,7 @@ def test_changes_made_while_the_agent_was_dead(lab: Lab, caller: Inside, wait: W
         assert {client.tcp(caller, address, 80).pod for _ in range(40)} == {"default/web-a"}
     finally:
         path.write_text(original)
-        wait(lambda: len({client.tcp(caller, address, 80).pod for _ in range(40)}) == 3, 5)
+        wait(lambda: len({client.tcp(caller, address, 80).pod for _ in range(40)}) == 3)
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def progress(results: list[Load], wait: Wait) -> None:
         pairs = zip(results, goals, strict=True)
         return any(result.failures for result in results) or all(result.done >= goal for result, goal in pairs)
 
-    wait(there, 20)
+    wait(there)
 
 
 def new_connections(result: Load, stop: threading.Event, caller: Inside, address: str, port: int) -> None:

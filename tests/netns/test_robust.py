@@ -21,10 +21,9 @@ from ebpfnet.datapath import interfaces
 from ebpfnet.lab import agents, namespace, processes
 from tests.apiserver.faults import Fault
 from tests.netns import objects
+from tests.netns.conftest import Wait
 from tests.netns.kube import NODES, Kube
-from tests.netns.test_restart import Load, Wait, datagrams, new_connections, one_connection, progress, running
-
-SECONDS = 90
+from tests.netns.test_restart import Load, datagrams, new_connections, one_connection, progress, running
 
 
 @contextmanager
@@ -88,7 +87,7 @@ def test_run_and_cache_folders_are_full(kube: Kube, wait: Wait, tmp_path: Path):
         assert (refused.returncode, refused.stderr) == (1, text)
         files.pop().unlink()
         start(kube, node, log, line)
-        wait(lambda: "in sync after" in log.read_text() and "agent.sock: No space left" in log.read_text(), SECONDS)
+        wait(lambda: "in sync after" in log.read_text() and "agent.sock: No space left" in log.read_text())
         assert sorted(cache.iterdir()) == sorted(cached)
         progress(results, wait)
         for path in files:
@@ -108,7 +107,7 @@ def test_the_pin_directory_takes_nothing(kube: Kube, wait: Wait, options: str):
         try:
             for piece in objects.service("late", 150, [("http", "TCP", 80, 8080)], [objects.NEAR_WEB]):
                 kube.put(piece)
-            wait(lambda: writes(kube, node) > before, SECONDS)  # who runs needs no new pin
+            wait(lambda: writes(kube, node) > before)  # who runs needs no new pin
             kube.lab.kill_agent(node, signal.SIGKILL)
             refused = kube.lab.node(node).exec(*command(kube, node))
             assert (refused.returncode, refused.stderr.count("\n")) == (10, 1)
@@ -151,7 +150,7 @@ def test_an_agent_in_a_time_namespace(kube: Kube, wait: Wait, tmp_path: Path):
             line = [sys.executable, "-c", IN_A_TIME_NAMESPACE, str(30 * 86400), *command(kube, node)]
             start(kube, node, tmp_path / "log", line)
         kube.lab.wait_synced()
-        wait(lambda: all(swept(kube, node) >= 2 for node in NODES), SECONDS)
+        wait(lambda: all(swept(kube, node) >= 2 for node in NODES))
         progress(results, wait)
         assert kube.equal()
 
@@ -190,8 +189,8 @@ def gust(dice: random.Random) -> list[dict[str, Any]]:
 
 def test_ten_times_the_churn(kube: Kube, wait: Wait):
     with serving(kube, wait) as results, storm(kube) as thread:
-        wait(lambda: not thread.is_alive(), SECONDS)
-        wait(kube.equal, SECONDS)
+        wait(lambda: not thread.is_alive())
+        wait(kube.equal)
         progress(results, wait)
 
 
@@ -213,7 +212,7 @@ def test_an_api_server_that_is_at_its_worst(kube: Kube, wait: Wait):
         for server in kube.servers.values():
             server.faults.clear()
             server.drop_connections()  # a stalled one would be given up after a minute and a half
-        wait(kube.equal, SECONDS)
+        wait(kube.equal)
         progress(results, wait)
     status = [kube.lab.agent_status(node) or {} for node in NODES]
     assert all(any(each["failures"] for each in told["watch"]) for told in status)
@@ -228,8 +227,8 @@ def test_interfaces_that_come_and_go(kube: Kube, wait: Wait):
                 line = kube.lab.node(node).command(["ip", "-batch", "-"])
                 subprocess.run(line, input="\n".join(come_and_go()), text=True, check=True)
             rounds += 1
-        wait(lambda: not any(busy(kube, node) for node in NODES), SECONDS)
-        wait(kube.equal, SECONDS)
+        wait(lambda: not any(busy(kube, node) for node in NODES))
+        wait(kube.equal)
         progress(results, wait)
 
 

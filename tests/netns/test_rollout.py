@@ -19,12 +19,11 @@ import yaml
 from ebpfnet.lab import client
 from ebpfnet.lab.cluster import Inside, Lab
 from tests.netns import objects
+from tests.netns.conftest import PATIENCE, Wait
 
-Wait = Callable[[Callable[[], object], float], None]
 WEB, DNS = ("web-a", "web-b", "web-c"), ("dns-a", "dns-b")
 NODE_PORTS = (30240, 30241)
 LONG = 8  # connections that each client keeps open: of three backends none is missed, but once in 10 runs
-PATIENCE_S = 30  # a sweep of many connections is followed by a pause of ten seconds
 
 
 class Rollout:
@@ -179,6 +178,16 @@ def ask(sock: socket.socket) -> str:
         return ""
 
 
+def answers(sock: socket.socket, count: int) -> list[str]:
+    """Return who answers so many datagrams, however long each takes."""
+    silence = sock.gettimeout()
+    sock.settimeout(PATIENCE)
+    try:
+        return [ask(sock) for _ in range(count)]
+    finally:
+        sock.settimeout(silence)
+
+
 @pytest.mark.parametrize("where", ["pod", "host", "outside"])
 def test_datagrams_go_to_who_is_left(rollout: Rollout, lab: Lab, family: int, where: str, wait: Wait):
     """From one socket: to a backend that terminates as before, to another at once when it is gone, then to nobody."""
@@ -186,15 +195,15 @@ def test_datagrams_go_to_who_is_left(rollout: Rollout, lab: Lab, family: int, wh
     place = {"pod": lab.pod("client"), "host": lab.node("node-a"), "outside": lab.outside()}[where]
     target = (lab.node("node-a").of(family), NODE_PORTS[1]) if where == "outside" else (rollout.address(family), 53)
     with client.connected(place, socket.IPPROTO_UDP, *target, timeout=0.2) as sock:
-        wait(lambda: ask(sock) == "default/dns-a", PATIENCE_S)
+        wait(lambda: ask(sock) == "default/dns-a")
         rollout.move(dns_a="terminating", dns_b="ready")
-        wait(lambda: fresh(place, target) == "default/dns-b", PATIENCE_S)
-        assert [ask(sock) for _ in range(10)] == ["default/dns-a"] * 10
+        wait(lambda: fresh(place, target) == "default/dns-b")
+        assert answers(sock, 10) == ["default/dns-a"] * 10
         rollout.move(dns_a="gone")
-        wait(lambda: ask(sock) == "default/dns-b", PATIENCE_S)
-        assert [ask(sock) for _ in range(50)] == ["default/dns-b"] * 50
+        wait(lambda: ask(sock) == "default/dns-b")
+        assert answers(sock, 50) == ["default/dns-b"] * 50
         rollout.path.unlink()
-        wait(lambda: not ask(sock), PATIENCE_S)
+        wait(lambda: not ask(sock))
         assert [ask(sock) for _ in range(3)] == [""] * 3
 
 
@@ -214,7 +223,7 @@ def test_clients_stay_with_their_backend_until_it_is_gone(lab: Lab, wait: Wait):
         for family in (socket.AF_INET, socket.AF_INET6):
             targets = [(outside, node.of(family), NODE_PORTS[0]), (pod, rollout.address(family), 80)]
             for place, address, port in targets:
-                wait(functools.partial(reachable, place, address, port), PATIENCE_S)
+                wait(functools.partial(reachable, place, address, port))
                 sources = [each for each in place.addresses if client.family(each) == family]
                 calls += [functools.partial(client.tcp, place, address, port, source=each) for each in sources]
         first = stays(calls)
@@ -226,7 +235,7 @@ def test_clients_stay_with_their_backend_until_it_is_gone(lab: Lab, wait: Wait):
         lab.wait_synced()
         gone = first[-1].removeprefix("default/")
         rollout.move(**{gone.replace("-", "_"): "gone"})
-        wait(lambda: first[-1] not in {call().pod for call in calls}, PATIENCE_S)
+        wait(lambda: first[-1] not in {call().pod for call in calls})
         second = stays(calls)
         assert all(new == old for new, old in zip(second, first, strict=True) if old != first[-1])
         rollout.move(**{gone.replace("-", "_"): "ready"})
@@ -249,19 +258,19 @@ def test_a_rolling_update_loses_no_connection_that_could_be_kept(rollout: Rollou
     loads = [Load("pod", lab.pod("client"), vip, 80), Load("host", node, vip, 80)]
     loads.append(Load("outside", outside, node.of(family), NODE_PORTS[0]))
     for load in loads:
-        wait(functools.partial(reaches, load, {"web-a", "web-b"}), PATIENCE_S)
+        wait(functools.partial(reaches, load, {"web-a", "web-b"}))
     with running(loads):
-        wait(serving(loads, {"web-a", "web-b"}), PATIENCE_S)
+        wait(serving(loads, {"web-a", "web-b"}))
         rollout.move(web_c="ready")
-        wait(serving(loads, {"web-a", "web-b", "web-c"}), PATIENCE_S)
+        wait(serving(loads, {"web-a", "web-b", "web-c"}))
         for leaving, left in (("web-a", {"web-b", "web-c"}), ("web-b", {"web-c"})):
             rollout.move(**{leaving.replace("-", "_"): "terminating"})
-            wait(serving(loads, left), PATIENCE_S)
+            wait(serving(loads, left))
             assert not any(f"default/{leaving}" in load.lost for load in loads)
             rollout.move(**{leaving.replace("-", "_"): "gone"})
-            wait(functools.partial(all_gone, loads, leaving), PATIENCE_S)
+            wait(functools.partial(all_gone, loads, leaving))
         rollout.move(web_c="terminating")  # nothing else is left: it serves on
-        wait(serving(loads, {"web-c"}), PATIENCE_S)
+        wait(serving(loads, {"web-c"}))
     for load in loads:
         assert (load.failed, load.done > 200) == ([], True), load
         assert load.lost.keys() <= {"default/web-a", "default/web-b"}, load

@@ -113,12 +113,12 @@ def test_every_node_serves_its_own_pods(short: Lab, family: int):
 
 def test_a_connection_ends_when_its_backend_is_gone(short: Lab, family: int, wait: Wait):
     caller, address = short.pod("client"), short.service(SHORT).of(family)
-    wait(lambda: client.tcp(caller, address, 80).pod == f"default/{objects.NEAR_WEB}", PATIENCE)
+    wait(lambda: client.tcp(caller, address, 80).pod == f"default/{objects.NEAR_WEB}")
     with connected(caller, address) as made:
         assert not flow_of(short, made)[1].flags & FlowFlag.NAT
         leads_to(short.manifests, objects.FAR_WEB)
         try:
-            wait(reset(made), PATIENCE)
+            wait(reset(made))
         finally:
             leads_to(short.manifests, objects.NEAR_WEB)
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 
 from ebpfnet.lab import agents
 from ebpfnet.lab.cluster import Lab, silent
 from tests.netns import objects
 from tests.netns.beside.looking import conversation, deadline, tables
-
-Wait = Callable[[Callable[[], object], float], None]
+from tests.netns.conftest import Wait
 
 
 def test_a_connection_outlives_the_rules_that_made_it(bare: Lab, kind: str, family: int, wait: Wait):
@@ -31,7 +29,7 @@ def test_a_connection_outlives_the_rules_that_made_it(bare: Lab, kind: str, fami
         options = bare.options.__class__(agents=True, agent_arguments=("--pod-interfaces", "veth*", "--adopt"))
         agents.start(bare.places, plan, options)
         agents.wait_ready(bare.places, bare.plan.__class__(bare.name, "", (plan,)), deadline(), silent)
-        wait(lambda: service in tables(bare, "node-a", "flow"), 20)
+        wait(lambda: service in tables(bare, "node-a", "flow"))
         for table in ("kube-proxy", "plugin"):
             assert node.exec("nft", f"delete table inet {table}").returncode == 0
         assert ask().pod == f"default/{pod}"

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,9 +29,7 @@ from tests.netns.beside.looking import (
     served,
     trace,
 )
-
-Wait = Callable[[Callable[[], object], float], None]
-
+from tests.netns.conftest import Wait
 
 # Whose interface
 
@@ -72,13 +69,13 @@ def test_a_pod_without_an_object_calls_services_too(lab: Lab, caller: Inside, fa
         with conversation(lab, caller, "near", family) as ask:
             ask()
             path.write_text(yaml.safe_dump_all(d for d in yaml.safe_load_all(original) if name(d) != "client"))
-            wait(lambda: "default/client" not in {each["pod"] for each in served(lab, "node-a")}, 5)
+            wait(lambda: "default/client" not in {each["pod"] for each in served(lab, "node-a")})
             assert ask().pod == f"default/{objects.NEAR_WEB}"
             assert client.udp(caller, lab.service("near-dns").of(family), 53).pod == f"default/{objects.NEAR_DNS}"
             with conversation(lab, caller, "far", family) as early:
                 early()
                 path.write_text(original)
-                wait(lambda: "default/client" in {each["pod"] for each in served(lab, "node-a")}, 5)
+                wait(lambda: "default/client" in {each["pod"] for each in served(lab, "node-a")})
                 assert (ask().pod, early().pod) == (f"default/{objects.NEAR_WEB}", f"default/{objects.FAR_WEB}")
     finally:
         path.write_text(original)
@@ -93,12 +90,12 @@ def test_a_pod_comes_and_goes(lab: Lab, caller: Inside, family: int, wait: Wait)
     address = service[0]["spec"]["clusterIPs"][family == socket.AF_INET6]
     with manifest(lab, "late", [*documents, *service]):
         lab.sync()
-        wait(lambda: {client.tcp(caller, address, 80).pod for _ in range(9)} == {"default/late", "default/later"}, 5)
+        wait(lambda: {client.tcp(caller, address, 80).pod for _ in range(9)} == {"default/late", "default/later"})
         answer = client.tcp(lab.pod("late"), lab.service("near").of(family), 80)
         assert answer.pod == f"default/{objects.NEAR_WEB}"
         known = len(served(lab, "node-a"))
     lab.sync()
-    wait(lambda: len(served(lab, "node-a")) == known - 1, 5)
+    wait(lambda: len(served(lab, "node-a")) == known - 1)
 
 
 def test_lost_events_lose_nothing(lab_name: str, wait: Wait):
@@ -133,9 +130,9 @@ def test_lost_events_lose_nothing(lab_name: str, wait: Wait):
             follower.start()
             for start in range(1, 101, 20):
                 make(range(start, start + 20))
-            wait(lambda: len([each for each in heard[-1] if each.addresses]) == 100, 20)
+            wait(lambda: len([each for each in heard[-1] if each.addresses]) == 100)
             subprocess.run(["ip", "-n", here, "link", "del", "veth7"], check=True)
-            wait(lambda: len(heard[-1]) == 99, 5)
+            wait(lambda: len(heard[-1]) == 99)
             assert lost > [0]
         finally:
             stop.set()
@@ -147,10 +144,10 @@ def test_lost_events_lose_nothing(lab_name: str, wait: Wait):
 def test_a_late_address_in_the_pods_own_namespace_is_heard_of(lab: Lab, caller: Inside, wait: Wait):
     caller.exec("ip", "addr", "add", "10.244.1.201/32", "dev", "eth0")
     try:
-        wait(lambda: "10.244.1.201" in addresses(lab, "node-a", "default/client"), 2)
+        wait(lambda: "10.244.1.201" in addresses(lab, "node-a", "default/client"))
     finally:
         caller.exec("ip", "addr", "del", "10.244.1.201/32", "dev", "eth0")
-    wait(lambda: "10.244.1.201" not in addresses(lab, "node-a", "default/client"), 2)
+    wait(lambda: "10.244.1.201" not in addresses(lab, "node-a", "default/client"))
 
 
 # The agent comes and goes

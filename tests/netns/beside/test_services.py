@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,8 @@ from tests.netns.beside.looking import (
     manifest,
     tables,
 )
+from tests.netns.conftest import Wait
 
-Wait = Callable[[Callable[[], object], float], None]
 NOTIFY = 7000
 UDP = (socket.AF_INET, socket.SOCK_DGRAM)
 
@@ -113,7 +112,7 @@ def test_a_backend_with_the_nodes_network(lab: Lab, caller: Inside, distance: st
         server.bind((node.of(family), NOTIFY))
         server.settimeout(3)
         address = documents[0]["spec"]["clusterIPs"][family == socket.AF_INET6]
-        wait(lambda: "api" in tables(lab, "node-a", "service"), 5)
+        wait(lambda: "api" in tables(lab, "node-a", "service"))
         with caller.socket(family, socket.SOCK_DGRAM) as sock:
             sock.settimeout(3)
             sock.sendto(b"x", (address, 443))
@@ -136,7 +135,7 @@ def test_bridged_traffic_past_the_hosts_filters(lab: Lab, kind: str, caller: Ins
                 assert [ask().pod for _ in range(5)] == [f"default/{objects.NEAR_WEB}"] * 5
             # What still says goodbye would be the middle of an unknown connection to whoever begins to look.
             ends = (caller, lab.pod(objects.NEAR_WEB))
-            wait(lambda ends=ends: not any(end.run(half_open) for end in ends), 20)  # type: ignore[misc]
+            wait(lambda ends=ends: not any(end.run(half_open) for end in ends))  # type: ignore[misc]
     finally:
         lab.node("node-a").run(where.write_text, before)
 
