@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ebpfnet import abi
-from ebpfnet.model.facts import IPAddress, Pod
+from ebpfnet.model.facts import IPAddress, Pod, Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,12 @@ def pod_label(pod: Pod) -> str:
 
 def pod_id(pod: Pod) -> int:
     """Return the pod's id, key in ``names``."""
-    return abi.identify(f"pod {pod_label(pod)}")
+    return id_of(pod.ref)
+
+
+def id_of(ref: Ref) -> int:
+    """Return the id of a pod that may be gone."""
+    return abi.identify(f"pod {ref.namespace}/{ref.name}")
 
 
 def wire_of(pod: Pod, wires: Wires) -> abi.Wire | None:

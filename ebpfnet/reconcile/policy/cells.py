@@ -75,6 +75,11 @@ class Cells:
         """Never give these numbers to a new cell."""
         self._next = max([self._next, *(number + 1 for number in numbers)])
 
+    def fresh(self) -> int:
+        """Return a number that no cell has or had, and that none will have."""
+        self._next += 1
+        return self._next - 1
+
     def settle(self, shifts: Iterable[Shift], found: Found | None) -> Settled:
         """Number anew who answers otherwise; with ``found`` by what they had in the tables."""
         shifts = [each for each in shifts if each.before != each.now]

@@ -3,9 +3,11 @@
 1. Names, ranges of ports, and rules that no packet can meet yet: of new groups, and of new classes.
 2. Blocks and peers that are of another class now. Of new classes is said what was said of those who move there
    (``meanwhile.py``), so that changes nothing by itself.
-3. Pods whose new group is as it should be; then rules of classes that stay; then the other pods.
-4. Generations: flows of pods whose verdicts may be others are judged again.
-5. A moment later, when no program runs any more that may have seen them: what nobody needs. Groups without pods, and
+3. Rules of groups that no pod is about to leave, one entry at a time; then pods get the groups that are as they should
+   be, and so on: what a pod meets changes when its group says something else, or when it gets another one, never twice.
+4. Blocks and peers that went by a class of their own are where they are to be.
+5. Generations: flows of pods whose verdicts may be others are judged again.
+6. A moment later, when no program runs any more that may have seen them: what nobody needs. Groups without pods, and
    predicates that only they asked, go then; so their classes are joined, and nobody can tell.
 """
 
@@ -15,7 +17,6 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 from ebpfnet import abi
-from ebpfnet.compile.pods import pod_id
 from ebpfnet.maps.table import Table
 from ebpfnet.model.cluster import Cluster
 from ebpfnet.model.facts import PodPort, Policy, Problem, Ref
@@ -25,8 +26,9 @@ from ebpfnet.reconcile.policy.cells import NOBODY, Found
 from ebpfnet.reconcile.policy.classes import Classes
 from ebpfnet.reconcile.policy.entries import Entries
 from ebpfnet.reconcile.policy.generations import Generations
-from ebpfnet.reconcile.policy.meanwhile import Meanwhile
-from ebpfnet.reconcile.policy.questions import Answers
+from ebpfnet.reconcile.policy.meanwhile import Meanwhile, Step, Ways
+from ebpfnet.reconcile.policy.members import Members, group_of, leaving, owners
+from ebpfnet.reconcile.policy.questions import NONE, Answers
 from ebpfnet.reconcile.policy.regimes import Regimes
 from ebpfnet.reconcile.policy.room import without_room
 from ebpfnet.reconcile.policy.subjects import Subjects
@@ -43,9 +45,6 @@ from ebpfnet.reconcile.policy.tables import (
 from ebpfnet.reconcile.sets import DoesNotFit
 
 GRACE_S = 0.05
-CLOSED = abi.identify("group of pods whose rules are not there yet")
-"""A group without rules: nothing passes."""
-_ID, _GROUP = slice(16, 24), slice(24, 32)  # of a value of ``pods``
 
 
 class Policies:
@@ -74,10 +73,7 @@ class Policies:
         self._again: dict[Ref, None] = {}  # policies that are others
         self._back: dict[int, None] = {}  # groups without pods that get some again: their policies may be others
         self._named: set[tuple[str, int]] = set()  # named ports that have another number, too
-        self._groups: dict[Ref, int] = {}  # of each pod, as it is to be
-        self._pods: dict[int, set[Ref]] = {}  # the same by group
-        self._flips: dict[Ref, None] = {}  # pods whose group may not be in the table yet
-        self._unready: set[int] = set()  # groups whose rules are not all there
+        self._members = Members()
         self._lacking: set[int] = set()  # classes that nobody is in yet, and whose rules are not all there
         self._past: dict[int, Answers] = {}  # what classes answered before
 
@@ -198,8 +194,9 @@ class Policies:
         for group in again:
             self.regimes.renew(group, self.subjects.policies(self.regimes.subjects[group]))
         settled = self.regimes.settle(found)
-        self._past |= settled.gone
-        self._past |= {number: before for number, before in settled.changed.items() if before}
+        for number, past in (settled.gone | settled.changed).items():
+            if past:
+                self._past[number] = past | self._past.get(number, NONE)
         for address, number in settled.addresses.items():
             self.peers.place(address, number or None)
         for block, number in settled.blocks.items():
@@ -208,85 +205,113 @@ class Policies:
 
     def _regroup(self, ref: Ref) -> None:
         subject = self.subjects.subject(ref)
-        before = self._groups.pop(ref, NOBODY)
-        if before:
-            self._pods[before].discard(ref)
-        self._flips[ref] = None
         if subject is None:
+            self._members.place(ref, NOBODY)
             return
-        if subject.id not in self.regimes.subjects:
+        known = subject.id in self.regimes.subjects
+        if not known:
             self.regimes.add(subject, self.subjects.policies(subject))
-        elif not self._pods.get(subject.id):
+        if self._members.place(ref, subject.id) and known:
             self._back[subject.id] = None
-        self._groups[ref] = subject.id
-        self._pods.setdefault(subject.id, set()).add(ref)
 
     def group(self, ref: Ref, current: int | None) -> int:
         """Return the group that a pod is to have in the table now; ``current`` is what it has, None: it is new."""
-        wanted = self._groups.get(ref, NOBODY)
-        if wanted in {NOBODY, current} or wanted not in self._unready:
-            return wanted
-        return CLOSED if current is None else current
+        return self._members.group(ref, current)
 
     def pods_of(self) -> dict[int, set[Ref]]:
         """Return the groups that pods are to have, and which pods."""
-        return {group: pods for group, pods in self._pods.items() if pods}
+        return {group: pods for group, pods in self._members.of.items() if pods}
 
     def enforced(self, ref: Ref) -> bool:
         """Say whether a policy is as the last version that came in says, for all pods of this node."""
         groups = self.regimes.groups_of(ref)
-        waiting = ref in self._again or any(self._groups.get(each) in groups for each in self._flips)
-        return self._loaded and not waiting and not self._dirty and self._unready.isdisjoint(groups)
+        return self._loaded and not self._dirty and ref not in self._again and self._members.have(groups)
 
     # The order of writes
 
     def write(self, pods: Mapping[bytes, bytes] | None, settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
         """Write all that follows. ``pods`` is the table (None: not known), ``settle_pods`` brings it in line."""
         self.prepare()
-        if not self._flips and all(table.settled for table in self.tables.values()) and not self.generations.open:
+        flips = self._members.waiting
+        if not flips and all(table.settled for table in self.tables.values()) and not self.generations.open:
             if self.tidy_at is None and (self.regimes.idle or self._names.waiting):
                 self._end()
             return
+        self._members.unready = EVERY  # should anything fail, pods stay where they are until all peers have moved
         self._names.write(self.entries.names)
         with contextlib.suppress(DoesNotFit):
             self.ports.write(delete=False)
         rules = self.rules.pending() or self.rules.stirring()
-        if not (self._flips or self.peers.moves() or self.blocks.moves() or rules):
+        if not (flips or self.peers.moves() or self.blocks.moves() or rules):
+            self._judge_ready()
             self._end()
             return
         seen = pods if pods is not None else {}
-        self.rules.seen_groups = {_group(value) for value in seen.values()} if pods is not None else EVERY
+        self.rules.seen_groups = {group_of(value) for value in seen.values()} if pods is not None else EVERY
         self.rules.hold(self.ports.unfit)
-        moves = self._moves()
-        stirred = self._stirred(seen)
-        fresh = [(before, now) for before, now in moves if now and not self._is_seen(now)]
-        meanwhile = Meanwhile(self.rules, fresh, self._concerned)
-        with meanwhile.wanted():
-            self._move(meanwhile, stirred, settle_pods)
-        for phase in (Phase.CLASSES, Phase.EVERYBODY):
-            self.rules.write_phase(phase)
-        self._judge_ready()
-        self.rules.write_phase(Phase.ALIKE)
-        self._judge_ready()
-        if self._flips:
-            self._flip(settle_pods())
+        moving = self._members.moving(seen)
+        ways = Ways(
+            self.rules,
+            self._concerned,
+            self._is_seen,
+            self.classes.cells.fresh,
+            leaving(moving),
+            lambda keys: owners(seen, keys),
+        )
+        meanwhile = Meanwhile(ways, self._steps())
+        stirred = seen if moving or self.peers.moves() or self.blocks.moves() or self.rules.stirring() else {}
+        meanwhile.begin()
+        try:
+            self._move({int.from_bytes(value[:4], "little") for value in stirred.values()})
+            meanwhile.change()
+            self._change(seen, settle_pods)
+        finally:
+            meanwhile.end()
+        if meanwhile.detours:
+            self.blocks.write_all()
+            self.peers.write_all()
+        self._members.strangers = False
         self._end()
 
-    def _move(self, meanwhile: Meanwhile, stirred: set[int], settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
+    def _move(self, stirred: Iterable[int]) -> None:
+        """Let all move to other classes; flows of the pods with these interfaces are judged again.
+
+        Which pods ask of whom could be told apart, but who leaves falls back on his block, and whoever takes the
+        address comes from there: a flow that is judged once more costs less than one that is not.
+        """
         self.rules.write_phase(Phase.UNSEEN)
         self._lacking = {
             place.number
             for place, _ in self.rules.pending()
             if place.group in self.rules.seen_groups and place.number and not self._is_seen(place.number)
         }
-        self._judge_ready(meanwhile.groups)
         self.generations.begin(stirred)
         self.peers.enter()  # who is somebody of his own now never meets what is said of the blocks that he is in
         self.blocks.write_all()
         self.peers.write_all()
-        self._judge_ready(meanwhile.groups)
-        if self._flips:
-            self._flip(settle_pods())
+
+    def _change(self, pods: Mapping[bytes, bytes], settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
+        """Let groups say what they are to say once nobody is about to leave them, and pods get those that do."""
+        members, rules = self._members, self.rules
+        round_before = None
+        try:
+            while True:
+                moving = members.moving(pods)
+                if moving and moving == round_before and not members.go_round(rules, moving):
+                    moving = set()  # no room to do so
+                rules.left = leaving(moving)
+                for phase in (Phase.CLASSES, Phase.EVERYBODY, Phase.ALIKE):
+                    rules.write_phase(phase)
+                self._judge_ready()
+                if members.waiting or moving:
+                    pods = settle_pods()
+                    rules.seen_groups = {group_of(value) for value in pods.values()}
+                    members.note()
+                if not rules.left:
+                    return
+                round_before = moving
+        finally:
+            members.go_straight(rules)
 
     def _end(self) -> None:
         self.generations.finish()
@@ -303,7 +328,7 @@ class Policies:
     def _leaving(self) -> list[int]:
         """Return the groups that no pod has, or is to have."""
         there = self.rules.seen_groups
-        return [group for group in self.regimes.subjects if not self._pods.get(group) and group not in there]
+        return [group for group in self.regimes.subjects if not self._members.of.get(group) and group not in there]
 
     def tidy(self, pods: Mapping[bytes, bytes] | None, settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
         """Remove what nobody needs."""
@@ -312,10 +337,10 @@ class Policies:
         self._names.remove(self.entries.names)
         self.tidy_at = None
         self._past = {}
-        if pods is not None and not self._flips:
-            self.rules.seen_groups = {_group(value) for value in pods.values()}
+        if pods is not None and not self._members.waiting:
+            self.rules.seen_groups = {group_of(value) for value in pods.values()}
             for group in self._leaving():
-                self._pods.pop(group, None)
+                self._members.of.pop(group, None)
                 self.regimes.remove(group)
             self.regimes.forget_former()
             self._dirty = True
@@ -324,20 +349,13 @@ class Policies:
         if self.tidy_at is None:
             self._plan()
 
-    def _flip(self, pods: Mapping[bytes, bytes]) -> None:
-        """Note which pods have the group in the table that they are to have."""
-        there = {_group(value) for value in pods.values()}
-        self.rules.seen_groups = there
-        for ref in list(self._flips):
-            if self._groups.get(ref, NOBODY) not in self._unready:
-                del self._flips[ref]
-
-    def _judge_ready(self, changing: Iterable[int] = ()) -> None:
-        """Find the groups that pods may not have yet; ``changing`` are more of them."""
-        self._unready = {*changing, *(place.group for place, _ in self.rules.pending())}
+    def _judge_ready(self) -> None:
+        """Find the groups that pods may not have yet."""
+        unready = {place.group for place, _ in self.rules.pending()} | self.rules.stirring()
         waiting = self.peers.waiting() | self.blocks.waiting()
         if waiting:
-            self._unready |= self.regimes.with_entries(waiting)
+            unready |= self.regimes.with_entries(waiting)
+        self._members.unready = unready
 
     def _is_seen(self, number: int) -> bool:
         return number in self.peers.uses or number in self.blocks.uses
@@ -345,32 +363,24 @@ class Policies:
     def _is_ready(self, number: int) -> bool:
         return number not in self._lacking
 
-    # Whose flows are judged again
+    # Who moves
 
-    def _stirred(self, table: Mapping[bytes, bytes]) -> set[int]:
-        """Return the interfaces of pods that may be told something else: all, when anything moves that one may ask of.
-
-        Which pods ask of whom could be told apart, but who leaves falls back on his block, and whoever takes the
-        address comes from there: a flow that is judged once more costs less than one that is not.
-        """
-        pods = self._cluster.pods
-        flips = {pod_id(pods[ref]): self._groups.get(ref, NOBODY) for ref in self._flips if ref in pods}
-        groups = {int.from_bytes(value[_ID], "little"): _group(value) for value in table.values()}
-        regrouped = any(groups.get(pod, group) != group for pod, group in flips.items())
-        if not (regrouped or self.peers.moves() or self.blocks.moves() or self.rules.stirring()):
-            return set()
-        return {int.from_bytes(value[:4], "little") for value in table.values()}
-
-    def _moves(self) -> set[tuple[int, int]]:
-        """Return which classes somebody moves from, and to, where a pod can tell."""
-        if not any(group in self.rules.seen_groups for group in self.regimes.subjects):
-            return set()
-        return {
-            *((self.blocks.origin(each), each.now) for each in self.peers.moves()),
-            *((self.blocks.origin_of_block(each), each.now) for each in self.blocks.moves()),
-        }
+    def _steps(self) -> list[Step]:
+        """Return whose class is another one now, where a pod can tell."""
+        if not self.rules.seen_groups:
+            return []
+        steps = [
+            Step(table, each.key, self.blocks.origin(each), self.blocks.aim(each))
+            for table in (self.peers, self.blocks)
+            for each in table.moves()
+        ]
+        return [each for each in steps if each.before != each.now]
 
     def _concerned(self, before: int, now: int) -> Iterable[tuple[int, int]]:
+        if self._members.strangers:
+            return [
+                (group, way) for group in self.rules.seen_groups | self.regimes.subjects.keys() for way in abi.Direction
+            ]
         answers: set[int] = set()
         for number in (before, now):
             if number == NOBODY:
@@ -381,7 +391,3 @@ class Policies:
                 return [(group, way) for group in self.regimes.subjects for way in abi.Direction]
             answers.update(cell.answers if cell else (), past or ())
         return self.regimes.concerned(answers)
-
-
-def _group(value: bytes) -> int:
-    return int.from_bytes(value[_GROUP], "little")

@@ -138,6 +138,8 @@ class BlockTable(PeerTable):
         super().__init__(table, ready)
         self.index = Blocks()
         """The classes in the table, by block."""
+        self.aims = Blocks()
+        """The classes that are to be in the table."""
 
     def place(self, key: bytes, number: int | None) -> None:
         """Want an entry of a class, or with None no entry."""
@@ -162,18 +164,27 @@ class BlockTable(PeerTable):
         """Look at the whole table; what nobody wants stays with ``keep``."""
         self.index = Blocks()
         super().read_back(keep=keep)
+        for key in self._unknown:
+            _note(self.aims, key, self.have[key])
 
     def origin(self, move: Move) -> int:
-        """Return the class that an address was of, by its own entry or by a block."""
-        return move.before or self.index.nearest(move.key) or NOBODY
+        """Return the class that an address or a block was of, by its own entry or by a block around it."""
+        return move.before or _around(self.index, move.key)
 
-    def origin_of_block(self, move: Move) -> int:
-        """Return the class that a block was of, by its own entry or by one around it."""
-        if move.before != NOBODY:
-            return move.before
-        block = unpack_block(move.key)
-        first = (block.prefix << (BITS - block.length)).to_bytes(16, "big")
-        return self.index.nearest(first, block.length) or NOBODY
+    def aim(self, move: Move) -> int:
+        """Return the class that it is to be of."""
+        return move.now or _around(self.aims, move.key)
+
+    def ask(self, key: bytes, value: bytes | None) -> None:
+        """Want a value under a key, or with None nothing."""
+        super().ask(key, value)
+        _note(self.aims, key, value)
+
+    def know_all(self) -> None:
+        """Forget what was kept because somebody might want it."""
+        for key in self._unknown:
+            _note(self.aims, key, None)
+        super().know_all()
 
     def _ranked(self, keys: Iterable[bytes]) -> Iterable[bytes]:
         return sorted(keys, key=_length, reverse=True)  # what is left out of a block is known before the block is
@@ -183,11 +194,24 @@ class BlockTable(PeerTable):
 
     def _set(self, key: bytes, value: bytes | None) -> None:
         super()._set(key, value)
-        block = unpack_block(key)
-        if value is not None:
-            self.index.set(block, number_of(value))
-        elif block in self.index:
-            self.index.drop(block)
+        _note(self.index, key, value)
+
+
+def _note(index: Blocks, key: bytes, value: bytes | None) -> None:
+    block = unpack_block(key)
+    if value is not None:
+        index.set(block, number_of(value))
+    elif block in index:
+        index.drop(block)
+
+
+def _around(index: Blocks, key: bytes) -> int:
+    """Return the class of the smallest block around an address, or around another block."""
+    if len(key) * 8 == BITS:
+        return index.nearest(key) or NOBODY
+    block = unpack_block(key)
+    first = (block.prefix << (BITS - block.length)).to_bytes(16, "big")
+    return index.nearest(first, block.length) or NOBODY
 
 
 def _length(key: bytes) -> int:
@@ -237,6 +261,8 @@ class RuleTable(Lazy):
         self.seen_groups: Collection[int] = ()
         self.held: set[int] = set()
         """Groups that have no room: nothing of theirs is written."""
+        self.left: Collection[int] = ()
+        """Groups that pods are about to leave: what they say to packets stays."""
         self._seen_class = seen_class
 
     def effective(self, group: int, number: int, direction: int) -> tuple[bytes | None, bytes | None]:
@@ -302,7 +328,7 @@ class RuleTable(Lazy):
         if key not in self.want:
             return False
         place = place_of(key)
-        if place.group in self.held:
+        if place.group in self.held or (place.group in self.left and self.phase != Phase.UNSEEN):
             return False
         match self.phase:
             case Phase.UNSEEN:
@@ -320,7 +346,7 @@ class RuleTable(Lazy):
             return False
         if place.group not in self.seen_groups:  # it comes back before all of it was gone
             return True
-        return self.phase == Phase.ALIKE and self.seen(place)
+        return self.phase == Phase.ALIKE and place.group not in self.left and self.seen(place)
 
 
 class RuleNames:

@@ -3,42 +3,88 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ebpfnet.model.facts import Change, IPBlock, PodPeer, PolicyPort, PolicyRule, Synced, Upsert
-from ebpfnet.model.labels import EVERYTHING
+from ebpfnet.maps.faulty import FaultyTable
+from ebpfnet.maps.table import Table
+from ebpfnet.model.facts import (
+    Action,
+    Change,
+    ClusterNetworkPolicy,
+    ClusterRule,
+    Delete,
+    IPBlock,
+    Kind,
+    PodPeer,
+    PolicyPort,
+    PolicyRule,
+    Ref,
+    Synced,
+    Tier,
+    Upsert,
+)
+from ebpfnet.model.labels import EVERYTHING, Selector
 from ebpfnet.reconcile.reconciler import Reconciler
 from tests.cluster import Clock, memory_tables, settle
 from tests.unit.reconcile.policy.world import BASE, TCP, WIRES, namespace, peer, pod, policy, scratch, verdicts, where
 from tests.unit.reconcile.test_paths import Checked, final
 
 V6_WITHOUT = IPBlock(ipaddress.ip_network("::/0"), (ipaddress.ip_network("fd00::/64"),))
-IN_RED = where("team", "red")
+IN_RED, RED = where("team", "red"), (("team", "red"),)
 
 
-def walk(before: Sequence[Change], *after: Change) -> None:
-    """Let ``after`` happen, one by one, and look at every verdict after every write."""
-    tables = memory_tables(lambda table: Checked(table.spec))
-    reconciler = Reconciler(tables, "node-a", clock := Clock())
+def agent(tables: Mapping[str, Table], clock: Clock) -> Reconciler:
+    reconciler = Reconciler(tables, "node-a", clock)
     reconciler.set_wires(WIRES)
+    return reconciler
+
+
+def at_every_write(tables: Mapping[str, Any], states: Sequence[Sequence[object]]) -> None:
+    """From now on each verdict must be that of one of these states after every write; without any, it may be any."""
+
+    def check() -> None:
+        assert not states or all(now in each for now, *each in zip(verdicts(tables), *states, strict=True))
+
+    for table in tables.values():
+        table.check = check
+
+
+def walk(before: Sequence[Change], *after: Change, together: bool = False) -> None:
+    """Let ``after`` happen, one by one (or all at once), and look at every verdict after every write."""
+    tables = memory_tables(lambda table: Checked(table.spec))
+    reconciler = agent(tables, clock := Clock())
     reconciler.apply([*before, Synced()])
     settle(reconciler, clock)
     seen = list(before)
-    for change in after:
-        seen.append(change)
-        old, new = verdicts(tables), verdicts(scratch(final(seen)))
-
-        def check(old=old, new=new) -> None:
-            assert all(now in each for now, *each in zip(verdicts(tables), old, new, strict=True))
-
-        for table in tables.values():
-            table.check = check  # type: ignore[attr-defined]
-        reconciler.apply([change])
-        assert verdicts(tables) == new
-        old[:] = new
+    for changes in [after] if together else [[each] for each in after]:
+        states = [verdicts(tables)]
+        for change in changes:
+            seen.append(change)
+            states.append(verdicts(scratch(final(seen))))
+        at_every_write(tables, states)
+        reconciler.apply(changes)
+        assert verdicts(tables) == states[-1]
+        at_every_write(tables, states[-1:])
         settle(reconciler, clock)
-        for table in tables.values():
-            table.check = lambda: None  # type: ignore[attr-defined]
+        at_every_write(tables, [])
+
+
+def restart(before: Sequence[Change], *after: Change) -> None:
+    """Let ``after`` happen while there is no agent, and look at every verdict after every write of the next one."""
+    tables = memory_tables(lambda table: Checked(table.spec))
+    first = agent(tables, clock := Clock())
+    first.apply([*before, Synced()])
+    settle(first, clock)
+    now = final([*before, *after])
+    states = [verdicts(tables), verdicts(scratch(now))]
+    at_every_write(tables, states)
+    second = agent(tables, clock)
+    second.apply([*now, Synced()])
+    assert verdicts(tables) == states[-1]
+    at_every_write(tables, states[-1:])
+    settle(second, clock)
+    at_every_write(tables, [])
 
 
 def test_a_pod_in_a_block_is_never_taken_for_the_block():
@@ -76,6 +122,98 @@ def test_pods_that_leave_their_group_meet_what_was_said_until_they_do():
     """Ports by name are asked for, so all pods get another group; and peers with such ports another class."""
     named = PolicyRule((), (PolicyPort(TCP, name="http"),))
     walk(BASE, Upsert(policy("q", ingress=[named], egress=[named])), BASE[-1])
+
+
+def of_everybody(name: str, namespaces: Selector, *rules: ClusterRule, pods: Selector = EVERYTHING) -> Upsert:
+    ref = Ref(Kind.CLUSTER_NETWORK_POLICY, "", name)
+    return Upsert(ClusterNetworkPolicy(ref, Tier.ADMIN, 1, namespaces, pods, rules, rules))
+
+
+def said(action: Action, *peers: PodPeer | IPBlock) -> ClusterRule:
+    return ClusterRule("", action, peers, ())
+
+
+def test_a_namespace_whose_pods_get_other_rules_and_are_other_peers_by_one_event():
+    """They come to a class and to a group that others are in already, of which something else is said."""
+    red = PodPeer(EVERYTHING, IN_RED)
+    base = [
+        *BASE,
+        of_everybody("k", IN_RED, said(Action.DENY, red)),
+        of_everybody("l", EVERYTHING, said(Action.ACCEPT, red)),
+        Upsert(pod("b", (("app", "db"),), namespace="other")),
+    ]
+    colours = [Upsert(namespace("default", (("kubernetes.io/metadata.name", "default"), *more))) for more in (RED, ())]
+    walk(base, *colours, Delete(Ref(Kind.NAMESPACE, "", "default")))
+    for each in colours:
+        restart([*base, *colours], each)
+
+
+def test_a_namespace_that_goes_leaves_no_pod_to_a_rule_of_everybody():
+    everybody = of_everybody("k", EVERYTHING, said(Action.ACCEPT, PodPeer(EVERYTHING, EVERYTHING)), said(Action.ACCEPT))
+    walk([*BASE, everybody], Delete(Ref(Kind.NAMESPACE, "", "default")))
+
+
+def test_an_address_that_is_nobodys_any_more_never_meets_what_was_said_of_its_block():
+    """The block is new, or says something else, in the same moment; or what was a block in it is none any more."""
+    wide, narrow = (IPBlock(ipaddress.ip_network(f"10.0.{text}")) for text in ("0.0/16", "1.0/24"))
+    web = PodPeer(where("app", "web"), None)
+    one, two, three = (
+        of_everybody("k", EVERYTHING, *rules)
+        for rules in (
+            [said(Action.ACCEPT, web), said(Action.DENY, narrow), said(Action.ACCEPT, wide), said(Action.DENY)],
+            [said(Action.DENY, wide), said(Action.ACCEPT, web)],
+            [said(Action.ACCEPT, narrow)],
+        )
+    )
+    gone = Delete(Ref(Kind.PEER, "default", "x"))
+    for before in (one, two, three):
+        for after in (one, two, three):
+            walk([*BASE, before], after, gone, together=True)
+            restart([*BASE, before], after, gone)
+
+
+def test_a_restart_after_pods_peers_and_policies_changed():
+    changed = [
+        Upsert(pod("a", (("app", "db"),))),
+        Upsert(pod("c", (("app", "web"),))),
+        Upsert(peer("x", (("app", "db"),))),
+        Upsert(policy("q", where("app", "web"), ingress=[PolicyRule((PodPeer(where("app", "db"), None),), ())])),
+        Upsert(policy("p", where("app", "db"), egress=[])),
+    ]
+    for count in range(1, len(changed) + 1):
+        restart(BASE, *changed[-count:])
+        restart([*BASE, *changed], *BASE[-count:])
+
+
+def test_pods_that_change_places_while_nobody_looks():
+    """Each group is to say something else, and a pod waits to leave each: they wait for one another."""
+    policies = [
+        Upsert(policy(name, where("app", app), ingress=[PolicyRule((PodPeer(where("app", peers), None),), ())]))
+        for name, app, peers in (("p", "web", "web"), ("q", "db", "db"), ("p", "web", "db"), ("q", "db", "web"))
+    ]
+    base = [*BASE[:-1], *policies[:2], Upsert(pod("c", (("app", "web"),)))]
+    restart(base, *policies[2:], Upsert(pod("a", (("app", "db"),))), Upsert(pod("b", (("app", "web"),))))
+
+
+def test_a_pod_keeps_its_group_while_that_of_its_own_can_not_be_written():
+    tables = memory_tables(lambda table: FaultyTable(Checked(table.spec), probability=1.0, seed=0, limit=0))
+    inner = {name: table.table for name, table in tables.items()}  # type: ignore[attr-defined]
+    reconciler = agent(tables, clock := Clock())
+    strict = Upsert(policy("p", where("app", "new"), ingress=None, egress=[]))
+    reconciler.apply([*BASE, strict, Synced()])
+    settle(reconciler, clock)
+    change = Upsert(pod("a", (("app", "new"),)))
+    after = verdicts(scratch(final([*BASE, strict, change])))
+    for name in ("names", "rule_ports", "rules", "peers", "generations", "pods"):
+        at_every_write(inner, [verdicts(inner), after])
+        for table in tables.values():
+            table.left = 2 * (table.spec.name == name)  # type: ignore[attr-defined]
+        reconciler.apply([change])
+        settle(reconciler, clock)
+        assert verdicts(inner) == after
+        at_every_write(inner, [])
+        reconciler.apply([BASE[2]])
+        settle(reconciler, clock)
 
 
 def test_a_group_that_gets_pods_again_is_under_the_policies_of_now():

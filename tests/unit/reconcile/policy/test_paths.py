@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from ebpfnet import abi
 from ebpfnet.maps.faulty import FaultyTable
 from ebpfnet.model.facts import Change, Synced
 from ebpfnet.reconcile.reconciler import Reconciler
@@ -18,6 +20,9 @@ PHASES = (Phase.explicit, Phase.generate)
 """Without making a failing series smaller: each is a few seconds of work. The same series each time, so that a change
 is known by what it breaks; take ``derandomize`` away to look for others.
 """
+
+CLOSED = (abi.Verdict.DENY, 0, False, 0, 0, True)
+"""What a pod meets whose rules are not there yet."""
 
 
 def begin(tables, clock=None) -> Reconciler:
@@ -64,41 +69,68 @@ def test_failing_writes_change_nothing_in_the_end(changes, seed: int):
 
 
 @settings(max_examples=40, deadline=None, phases=PHASES, derandomize=True)
-@given(series, st.booleans())
-def test_every_verdict_is_that_of_before_or_after(changes, tidy: bool):
+@given(series, st.lists(st.sampled_from([1, 1, 1, 3]), min_size=16, max_size=16), st.booleans())
+def test_every_verdict_is_that_of_before_or_after(changes, counts, tidy: bool):
+    """After every single write; of changes that come together it may be that of each state between them."""
     tables = memory_tables(lambda table: Checked(table.spec))
     reconciler = begin(tables, clock := Clock())
     reconciler.apply([Synced()])
     seen: list[Change] = []
-    for change in changes:
-        before = verdicts(tables)
-        seen.append(change)
-        after = verdicts(scratch(final(seen)))
-
-        def check(before=before, after=after) -> None:
-            for probe, now in enumerate(verdicts(tables)):
-                assert now in {before[probe], after[probe]}
-
-        for table in tables.values():
-            table.check = check  # type: ignore[attr-defined]
-        reconciler.apply([change])
-        assert verdicts(tables) == after
-        before[:] = after
+    left = list(changes)
+    while left:
+        some = [left.pop(0) for _ in range(min(counts[len(left) % len(counts)], len(left)))]
+        states = [verdicts(tables)]
+        for change in some:
+            seen.append(change)
+            states.append(verdicts(scratch(final(seen))))
+        at_every_write(tables, states)
+        reconciler.apply(some)
+        assert verdicts(tables) == states[-1]
+        at_every_write(tables, states[-1:])
         if tidy:
             settle(reconciler, clock)
-        for table in tables.values():
-            table.check = lambda: None  # type: ignore[attr-defined]
+
+
+def at_every_write(tables, states) -> None:
+    """From now on each verdict must be that of one of these states; a pod that is not yet in the table may get none."""
+    there = dict(tables["pods"].items())
+    new = {number for number, probe in enumerate(PROBES) if probe[0 if probe[4] else 1] not in there}
+
+    def check() -> None:
+        for number, now in enumerate(verdicts(tables)):
+            assert now in {each[number] for each in states} or (number in new and now == CLOSED)
+
+    for table in tables.values():
+        table.check = check
+
+
+@settings(max_examples=40, deadline=None, phases=PHASES, derandomize=True)
+@given(series, st.integers(8, 24), st.integers(0, 60))
+def test_after_a_restart_every_verdict_is_that_of_before_or_after(changes, cut: int, left: int):
+    """While there was no agent much may have changed; and the one before may have been killed at any write."""
+    tables = memory_tables(lambda table: Checked(table.spec))
+    reconciler = begin(tables, clock := Clock())
+    kill_at(tables, left)
+    with contextlib.suppress(Killed):
+        reconciler.apply([Synced()])
+        for change in changes[:cut]:
+            reconciler.apply([change])
+        settle(reconciler, clock)
+    after = verdicts(scratch(final(changes)))
+    at_every_write(tables, [verdicts(tables), after])
+    restarted = begin(tables, clock)
+    restarted.apply([*final(changes), Synced()])
+    assert verdicts(tables) == after
+    at_every_write(tables, [after])
+    settle(restarted, clock)
 
 
 class Killed(Exception):
     """There is no more of this agent."""
 
 
-@settings(max_examples=33, deadline=None, phases=PHASES, derandomize=True)
-@given(series, st.integers(0, 200))
-def test_killed_at_any_write_the_next_one_finishes(changes, left: int):
-    tables = memory_tables(lambda table: Checked(table.spec))
-    reconciler = begin(tables, clock := Clock())
+def kill_at(tables, left: int) -> None:
+    """Let the agent die at the write of that number; 0: never."""
 
     def check() -> None:
         nonlocal left
@@ -107,14 +139,21 @@ def test_killed_at_any_write_the_next_one_finishes(changes, left: int):
             raise Killed
 
     for table in tables.values():
-        table.check = check  # type: ignore[attr-defined]
-    try:
+        table.check = check
+
+
+@settings(max_examples=33, deadline=None, phases=PHASES, derandomize=True)
+@given(series, st.integers(0, 200))
+def test_killed_at_any_write_the_next_one_finishes(changes, left: int):
+    tables = memory_tables(lambda table: Checked(table.spec))
+    reconciler = begin(tables, clock := Clock())
+
+    kill_at(tables, left)
+    with contextlib.suppress(Killed):
         reconciler.apply([Synced()])
         for change in changes:
             reconciler.apply([change])
         settle(reconciler, clock)
-    except Killed:
-        pass
     restarted = begin(tables, clock)
     restarted.apply([*final(changes), Synced()])
     settle(restarted, clock)

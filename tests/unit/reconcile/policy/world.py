@@ -131,7 +131,7 @@ cluster_policies = st.builds(
     st.sampled_from("kl"),
     st.sampled_from(Tier),
     st.integers(1, 2),
-    st.sampled_from([EVERYTHING, where("kubernetes.io/metadata.name", "default")]),
+    st.sampled_from([EVERYTHING, where("kubernetes.io/metadata.name", "default"), where("team", "red")]),
     selectors,
     cluster_rules,
     cluster_rules,

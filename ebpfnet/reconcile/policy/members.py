@@ -1,0 +1,134 @@
+"""Pods of this node by group: which one each is to have, and which of them have another one in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from ebpfnet import abi
+from ebpfnet.compile.pods import id_of
+from ebpfnet.model.facts import Ref
+from ebpfnet.reconcile.policy.cells import NOBODY
+from ebpfnet.reconcile.policy.entries import rule_key
+from ebpfnet.reconcile.policy.tables import Phase, RuleTable, place_of
+
+CLOSED = abi.identify("group of pods whose rules are not there yet")
+"""A group without rules: nothing passes."""
+_ID, _GROUP = slice(16, 24), slice(24, 32)  # of a value of ``pods``
+
+
+class Moving(NamedTuple):
+    """A pod, by its id, that is to have another group."""
+
+    pod: int
+    before: int
+    now: int
+
+
+class Members:
+    """All pods that a policy selects, and those that none selects any more."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, set[Ref]] = {}
+        """Pods that are to have a group."""
+        self.waiting: dict[Ref, None] = {}
+        """Pods whose group may not be in the table yet."""
+        self.unready: Collection[int] = ()
+        """Groups that no pod may get now: what they say is not all in the tables."""
+        self.strangers = True
+        """Whether nobody knows yet why pods and rules are in the tables that another agent left."""
+        self._groups: dict[Ref, int] = {}
+        self._rounds: dict[int, tuple[int, list[bytes]]] = {}  # groups that stand in for others, and their rules
+
+    def place(self, ref: Ref, group: int) -> bool:
+        """Take in which group a pod is to have (NOBODY: none); returns whether it is the first one there."""
+        before = self._groups.pop(ref, NOBODY)
+        if before:
+            self.of[before].discard(ref)
+        self.waiting[ref] = None
+        if not group:
+            return False
+        first = not self.of.get(group)
+        self._groups[ref] = group
+        self.of.setdefault(group, set()).add(ref)
+        return first
+
+    def group(self, ref: Ref, current: int | None) -> int:
+        """Return the group that a pod is to have in the table now; ``current`` is what it has, None: it is new."""
+        wanted = self._groups.get(ref, NOBODY)
+        if wanted in {NOBODY, current} or wanted not in self.unready:
+            return wanted
+        if wanted in self._rounds:
+            return self._rounds[wanted][0]
+        return CLOSED if current is None else current
+
+    def have(self, groups: Iterable[int]) -> bool:
+        """Say whether the pods that are to have these groups do, and the groups say what they are to say."""
+        waiting = {self._groups.get(each) for each in self.waiting}
+        return not any(each in waiting or each in self.unready for each in groups)
+
+    def moving(self, table: Mapping[bytes, bytes]) -> set[Moving]:
+        """Return the pods that have another group than they are to have, at one of their addresses."""
+        known = (*self.waiting, *self._groups) if self.strangers else self.waiting
+        if not known and not self.strangers:
+            return set()
+        wanted = {id_of(ref): self._groups.get(ref, NOBODY) for ref in known}
+        found = set()
+        for value in table.values():
+            pod, group = int.from_bytes(value[_ID], "little"), group_of(value)
+            now = wanted.get(pod, NOBODY if self.strangers else group)
+            if now != group:
+                found.add(Moving(pod, group, now))
+        return found
+
+    def go_round(self, rules: RuleTable, moving: Iterable[Moving]) -> bool:
+        """Let pods that wait for one another to leave get groups that stand in for those that they are to have.
+
+        These say at once what is right, for nobody has them yet. Returns whether there was room for them.
+        """
+        rounds = {}
+        for group in {each.now for each in moving if each.now in self.unready} - self._rounds.keys():
+            number = abi.identify(f"in the place of group {group}")
+            keys = {rule_key(number, *place_of(key)[1:]): key for key in rules.want if place_of(key).group == group}
+            for key, original in keys.items():
+                rules.ask(key, rules.want[original])
+            rounds[group] = number, list(keys)
+        self._rounds |= rounds
+        rules.write_phase(Phase.UNSEEN)
+        fits = all(rules.have.get(key) == rules.want[key] for _, own in rounds.values() for key in own)
+        if not fits:
+            self.go_straight(rules)
+        return bool(rounds) and fits
+
+    def go_straight(self, rules: RuleTable) -> None:
+        """Let no group stand in for another one from now on."""
+        for _, keys in self._rounds.values():
+            for key in keys:
+                rules.ask(key, None)
+        self._rounds = {}
+
+    def note(self) -> None:
+        """Take in that the table was brought in line: as far as groups are ready."""
+        for ref in list(self.waiting):
+            if self._groups.get(ref, NOBODY) not in self.unready:
+                del self.waiting[ref]
+
+
+def group_of(value: bytes) -> int:
+    """Return the group that is in a value of ``pods``."""
+    return int.from_bytes(value[_GROUP], "little")
+
+
+def owners(table: Mapping[bytes, bytes], keys: Iterable[bytes]) -> set[int]:
+    """Return whose addresses these are, by id; NOBODY: of no pod of this node."""
+    found = (table.get(key) for key in keys)
+    return {int.from_bytes(value[_ID], "little") if value else NOBODY for value in found}
+
+
+def leaving(moving: Iterable[Moving]) -> dict[int, set[int]]:
+    """Return the pods that are about to leave each group."""
+    found: dict[int, set[int]] = {}
+    for each in moving:
+        if each.before != NOBODY:
+            found.setdefault(each.before, set()).add(each.pod)
+    return found
