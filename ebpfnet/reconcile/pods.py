@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 
 from ebpfnet import abi
 from ebpfnet.compile.names import shown
@@ -10,6 +11,7 @@ from ebpfnet.compile.pods import PodEntry, Wires, compile_pod, pod_id, pod_label
 from ebpfnet.maps.table import Table
 from ebpfnet.model.facts import IPAddress, Pod, Problem, Ref
 from ebpfnet.reconcile.diff import diff
+from ebpfnet.reconcile.policy.members import ID, group_of
 
 Claims = Mapping[IPAddress, Collection[Ref]]
 NO_WIRE = bytes(10)
@@ -57,7 +59,7 @@ class PodTables:
         compiled = [
             (entry, pod)
             for pod in sorted(pods, key=lambda pod: pod.ref)
-            for entry in compile_pod(pod, wire_of(pod, wires), self._group(pod.ref, _group_of(pod, have)))
+            for entry in self._entries(pod, wire_of(pod, wires), have)
         ]
         self.problems = []
         owner: dict[bytes, tuple[PodEntry, Pod]] = {}
@@ -77,6 +79,14 @@ class PodTables:
             self.problems.append(Problem(pod.ref, "status.podIPs", text))
         self.named = {pod_id(pod): shown(pod_label(pod)) for _, pod in ranked[:capacity]}
         return unknown | {entry.key: entry.value for entry, _ in ranked[:capacity]}
+
+    def _entries(self, pod: Pod, wire: abi.Wire | None, have: Mapping[bytes, bytes]) -> list[PodEntry]:
+        current = _groups_of(pod, have)
+        groups = {each: self._group(pod.ref, each) for each in set(current.values())}
+        if len(groups) < 2:
+            return compile_pod(pod, wire, *groups.values())
+        alone = ((replace(pod, addresses=(address,)), group) for address, group in current.items())
+        return [entry for each, group in alone for entry in compile_pod(each, wire, groups[group])]
 
     def _name_claimed(self, pods: Iterable[Pod], want: Mapping[bytes, bytes], claims: Claims) -> None:
         for pod in pods:
@@ -116,9 +126,13 @@ class PodTables:
         self.wires = {key: value[WIRE] for key, value in want.items()}
 
 
-def _group_of(pod: Pod, have: Mapping[bytes, bytes]) -> int | None:
-    """Return the group that a pod has in the table; None: it is not there."""
-    identity = pod_id(pod)
-    found = (have.get(abi.pack_address(address)) for address in pod.addresses)
-    entries = (abi.Pod.unpack(value) for value in found if value)
-    return next((each.group for each in entries if each.id == identity), None)
+def _groups_of(pod: Pod, have: Mapping[bytes, bytes]) -> dict[IPAddress, int | None]:
+    """Return the group that a pod has in the table, by address; None: it is not there.
+
+    They are several where an agent was killed between two addresses. One that is new goes along with another one.
+    """
+    identity = pod_id(pod).to_bytes(8, "little")
+    values = {address: have.get(abi.pack_address(address)) for address in pod.addresses}
+    there = {address: group_of(value) for address, value in values.items() if value and value[ID] == identity}
+    other = next(iter(there.values()), None)
+    return {address: there.get(address, other) for address in pod.addresses}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ebpfnet.compile.policy.predicates import Predicate
 from ebpfnet.reconcile.policy.blocks import Block
-from ebpfnet.reconcile.policy.groups import Group
 from ebpfnet.reconcile.policy.questions import NONE, Answers
 
 NOBODY = 0
@@ -29,12 +28,16 @@ class Cell:
 
 @dataclass(slots=True)
 class Shift:
-    """Some that answered one thing answer another now: the ``count`` plain pods of a group, an address, or a block."""
+    """Some that answered one thing answer another now: addresses, or a block."""
 
     before: Answers
     now: Answers
-    count: int
-    who: Group | bytes | Block
+    who: Collection[bytes] | Block
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return 1 if isinstance(self.who, Block) else len(self.who)
 
 
 @dataclass(slots=True)
@@ -147,8 +150,7 @@ class Cells:
             if isinstance(each.who, Block):
                 had = [blocks.get(each.who, NOBODY)]
             else:
-                who = each.who.plain if isinstance(each.who, Group) else (each.who,)
-                had = [addresses.get(address, NOBODY) for address in who]
+                had = [addresses.get(address, NOBODY) for address in each.who]
             for number in had if each.now else ():
                 counts[number, each.now] += 1
         return [(count, number, key) for (number, key), count in counts.items() if number != NOBODY]
@@ -182,7 +184,5 @@ class Cells:
 def _tell(shift: Shift, number: int, settled: Settled) -> None:
     if isinstance(shift.who, Block):
         settled.blocks[shift.who] = number
-    elif isinstance(shift.who, Group):
-        settled.addresses.update(dict.fromkeys(shift.who.plain, number))
     else:
-        settled.addresses[shift.who] = number
+        settled.addresses.update(dict.fromkeys(shift.who, number))

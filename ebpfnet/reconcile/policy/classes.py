@@ -181,7 +181,7 @@ class Classes:
             for address in group.others:
                 self._loosen(address)
             if group.plain:
-                yield Shift(group.answers, answers, len(group.plain), group)
+                yield Shift(group.answers, answers, tuple(group.plain))  # those that get it now are looked at later
             group.answers = answers
 
     def _shift_addresses(self) -> Iterator[Shift]:
@@ -189,7 +189,7 @@ class Classes:
         for address, before in self._loose.items():
             now = self._place(address)
             if before != now:
-                yield Shift(before, now, 1, address)
+                yield Shift(before, now, (address,))
         for group in touched:
             if not group.plain and not group.others:
                 self.groups.remove(group)
@@ -218,7 +218,7 @@ class Classes:
             now = self.questions.blocks.above(block) if block in self.questions.blocks else NONE
             if now:
                 self._blocks[block] = now
-            yield Shift(before, now, 1, block)
+            yield Shift(before, now, block)
 
 
 def _number(address: bytes) -> int:

@@ -14,7 +14,8 @@ from ebpfnet.reconcile.policy.tables import Phase, RuleTable, place_of
 
 CLOSED = abi.identify("group of pods whose rules are not there yet")
 """A group without rules: nothing passes."""
-_ID, _GROUP = slice(16, 24), slice(24, 32)  # of a value of ``pods``
+ID, GROUP = slice(16, 24), slice(24, 32)
+"""Of a value of ``pods``."""
 
 
 class Moving(NamedTuple):
@@ -75,7 +76,7 @@ class Members:
         wanted = {id_of(ref): self._groups.get(ref, NOBODY) for ref in known}
         found = set()
         for value in table.values():
-            pod, group = int.from_bytes(value[_ID], "little"), group_of(value)
+            pod, group = int.from_bytes(value[ID], "little"), group_of(value)
             now = wanted.get(pod, NOBODY if self.strangers else group)
             if now != group:
                 found.add(Moving(pod, group, now))
@@ -116,13 +117,13 @@ class Members:
 
 def group_of(value: bytes) -> int:
     """Return the group that is in a value of ``pods``."""
-    return int.from_bytes(value[_GROUP], "little")
+    return int.from_bytes(value[GROUP], "little")
 
 
 def owners(table: Mapping[bytes, bytes], keys: Iterable[bytes]) -> set[int]:
     """Return whose addresses these are, by id; NOBODY: of no pod of this node."""
     found = (table.get(key) for key in keys)
-    return {int.from_bytes(value[_ID], "little") if value else NOBODY for value in found}
+    return {int.from_bytes(value[ID], "little") if value else NOBODY for value in found}
 
 
 def leaving(moving: Iterable[Moving]) -> dict[int, set[int]]:

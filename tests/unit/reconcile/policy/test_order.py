@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from ebpfnet import abi
 from ebpfnet.maps.faulty import FaultyTable
 from ebpfnet.maps.table import Table
 from ebpfnet.model.facts import (
@@ -27,7 +29,20 @@ from ebpfnet.model.facts import (
 from ebpfnet.model.labels import EVERYTHING, Selector
 from ebpfnet.reconcile.reconciler import Reconciler
 from tests.cluster import Clock, memory_tables, settle
-from tests.unit.reconcile.policy.world import BASE, TCP, WIRES, namespace, peer, pod, policy, scratch, verdicts, where
+from tests.unit.reconcile.policy.world import (
+    BASE,
+    LOCAL,
+    TCP,
+    WIRES,
+    namespace,
+    packed,
+    peer,
+    pod,
+    policy,
+    scratch,
+    verdicts,
+    where,
+)
 from tests.unit.reconcile.test_paths import Checked, final
 
 V6_WITHOUT = IPBlock(ipaddress.ip_network("::/0"), (ipaddress.ip_network("fd00::/64"),))
@@ -70,12 +85,18 @@ def walk(before: Sequence[Change], *after: Change, together: bool = False) -> No
         at_every_write(tables, [])
 
 
-def restart(before: Sequence[Change], *after: Change) -> None:
-    """Let ``after`` happen while there is no agent, and look at every verdict after every write of the next one."""
+def restart(before: Sequence[Change], *after: Change, half: str = "") -> None:
+    """Let ``after`` happen while there is no agent, and look at every verdict after every write of the next one.
+
+    ``half``: an address whose pod has its group only at its others: the agent was killed in between.
+    """
     tables = memory_tables(lambda table: Checked(table.spec))
     first = agent(tables, clock := Clock())
     first.apply([*before, Synced()])
     settle(first, clock)
+    if half:
+        there = abi.Pod.unpack(dict(tables["pods"].items())[packed(half)])
+        tables["pods"].put(packed(half), replace(there, group=0).pack())
     now = final([*before, *after])
     states = [verdicts(tables), verdicts(scratch(now))]
     at_every_write(tables, states)
@@ -183,6 +204,17 @@ def test_a_restart_after_pods_peers_and_policies_changed():
     for count in range(1, len(changed) + 1):
         restart(BASE, *changed[-count:])
         restart([*BASE, *changed], *BASE[-count:])
+
+
+def test_a_restart_when_no_pod_is_left_that_was_there():
+    gone = [Delete(Ref(Kind.POD, "default", name)) for name in LOCAL]
+    restart(BASE, Upsert(peer("x")), *gone)
+
+
+def test_a_pod_that_had_its_group_at_one_address_when_the_agent_was_killed():
+    for half in LOCAL["c"]:
+        restart(BASE, Upsert(policy("q", ingress=None)), half=half)
+        restart(BASE, Upsert(policy("q", ingress=None)), Delete(Ref(Kind.POD, "default", "a")), half=half)
 
 
 def test_pods_that_change_places_while_nobody_looks():
