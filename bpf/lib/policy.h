@@ -174,17 +174,34 @@ static __always_inline void tell(struct __sk_buff *skb, __u32 hook, const struct
 	}
 }
 
+/* Ask both sides. The tables are read one after the other, and the agent may write in between (a virtual processor can
+ * stand still for milliseconds): it raises the generation between writes of which nobody may see one without the other, so
+ * whoever finds it raised asks again. Twice is enough: the second time it is a packet in a thousand of those. */
+static __always_inline void ask_both(struct question *q, const struct flow *f, bool fresh, __u32 generation)
+{
+#pragma clang loop unroll(disable)
+	for (int turn = 0; turn < 2; turn++) {
+		__builtin_memset(q->told, 0, sizeof(q->told));
+		__builtin_memset(q->ids, 0, sizeof(q->ids));
+#pragma clang loop unroll(disable)
+		for (int i = DIRECTION_EGRESS; i >= DIRECTION_INGRESS; i--) {
+			q->error = ask(q, i, fresh, i == DIRECTION_EGRESS ? f->egress_rule : f->ingress_rule);
+			if (read_back(&q->error))
+				break;
+		}
+		__u32 now = generation_of(f);
+		if (__builtin_expect(now == generation, 1))
+			break;
+		generation = now;
+	}
+}
+
 /* May the connection be? The generation was read before: what changes while we look makes the next packet ask again.
  * Returns 0 or -DROP_*. */
 static __always_inline int judge(struct __sk_buff *skb, __u32 hook, const struct tuple *tuple, struct question *q,
-				 struct flow *f, bool fresh)
+				 struct flow *f, bool fresh, __u32 generation)
 {
-#pragma clang loop unroll(disable)
-	for (int i = DIRECTION_EGRESS; i >= DIRECTION_INGRESS; i--) {
-		q->error = ask(q, i, fresh, i == DIRECTION_EGRESS ? f->egress_rule : f->ingress_rule);
-		if (read_back(&q->error))
-			break;
-	}
+	ask_both(q, f, fresh, generation);
 	name_rule(skb, 0);
 	tell(skb, hook, tuple, q, read_back(&q->error));
 	if (!read_back(&q->error)) {
@@ -228,7 +245,7 @@ static __always_inline int consent(struct __sk_buff *skb, __u32 hook, struct pac
 	unlearn(p);
 	if (!(f->flags & (FLOW_HOST | FLOW_OWN))) {
 		struct question *q = question_of(f, key);
-		int error = q ? judge(skb, hook, &p->tuple, q, f, fresh) : -DROP_NO_RULES;
+		int error = q ? judge(skb, hook, &p->tuple, q, f, fresh, generation) : -DROP_NO_RULES;
 		if (error)
 			return error;
 	}

@@ -268,6 +268,7 @@ class Policies:
         finally:
             meanwhile.end()
         if meanwhile.detours:
+            self.generations.part()
             self.blocks.write_all()
             self.peers.write_all()
         self._members.strangers = False
@@ -287,6 +288,8 @@ class Policies:
         }
         self.generations.begin(stirred)
         self.peers.enter()  # who is somebody of his own now never meets what is said of the blocks that he is in
+        if self.blocks.moves():
+            self.generations.part()
         self.blocks.write_all()
         self.peers.write_all()
 
@@ -301,6 +304,8 @@ class Policies:
                     moving = set()  # no room to do so
                 rules.left = leaving(moving)
                 for phase in (Phase.CLASSES, Phase.EVERYBODY, Phase.ALIKE):
+                    if phase != Phase.ALIKE and rules.stirring():
+                        self.generations.part()
                     rules.write_phase(phase)
                 self._judge_ready()
                 if members.waiting or moving:
