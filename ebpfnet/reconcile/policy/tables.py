@@ -166,6 +166,8 @@ class BlockTable(PeerTable):
         super().read_back(keep=keep)
         for key in self._unknown:
             _note(self.aims, key, self.have[key])
+        if ALL_V4.key in self.have and ALL_V4.key not in self.want and any(map(_is_around, self.have)):
+            super().place(ALL_V4.key, NOBODY)
 
     def origin(self, move: Move) -> int:
         """Return the class that an address or a block was of, by its own entry or by a block around it."""

@@ -217,6 +217,13 @@ def test_a_pod_that_had_its_group_at_one_address_when_the_agent_was_killed():
         restart(BASE, Upsert(policy("q", ingress=None)), Delete(Ref(Kind.POD, "default", "a")), half=half)
 
 
+def test_a_restart_when_nobody_asks_for_all_of_ipv6_any_more():
+    """As long as its block is in the table, IPv4 is none of it."""
+    named = of_everybody("k", EVERYTHING, said(Action.ACCEPT, V6_WITHOUT), pods=where("app", "web"))
+    restart([*BASE, named], Upsert(pod("a")))
+    restart([*BASE, named], Delete(Ref(Kind.CLUSTER_NETWORK_POLICY, "", "k")))
+
+
 def test_pods_that_change_places_while_nobody_looks():
     """Each group is to say something else, and a pod waits to leave each: they wait for one another."""
     policies = [
