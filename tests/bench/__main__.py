@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.bench.figures import Figure, store, table
 
-GROUPS = ("packet", "judging", "connect", "nodeport", "sync", "policy", "kube", "simulate")
+GROUPS = ("packet", "judging", "connect", "nodeport", "sync", "consistent", "policy", "kube", "simulate")
 RESULT = Path("build/bench.json")
 
 
