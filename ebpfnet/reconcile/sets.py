@@ -55,9 +55,9 @@ def member_keys(set_id: int, backends: Iterable[bytes]) -> list[bytes]:
     return [head + backend + bytes(4) for backend in backends]
 
 
-def _exchanged(have: bytearray, want: bytes) -> tuple[list[bytes], list[bytes]]:
-    """Return (records only in ``have``, records only in ``want``) of tables of one size that are alike for the most."""
-    at = [index * RECORD for index in differing(have, want)]
+def _exchanged(have: bytearray, want: bytes, others: list[int]) -> tuple[list[bytes], list[bytes]]:
+    """Return (records only in ``have``, records only in ``want``) of tables that differ at these indexes only."""
+    at = [index * RECORD for index in others]
     old = dict.fromkeys([bytes(have[start : start + RECORD]) for start in at])
     new = dict.fromkeys([want[start : start + RECORD] for start in at])
     gone = [record for record in old if record not in new and find(want, record) < 0]
@@ -191,7 +191,8 @@ class SetWriter:
         The latter for a table that stays as large, of which few do, and where two have no room.
         """
         alike = made.table and len(each.run) == len(made.run) and each.flags == made.flags
-        gone, come = (_exchanged if alike else _replaced)(each.run, made.run)
+        others = differing(each.run, made.run) if alike else []
+        gone, come = _exchanged(each.run, made.run, others) if alike else _replaced(each.run, made.run)
         count, twice = len(made.run) // RECORD, len(made.run) // RECORD <= self.room("slots")
         self.demand(0 if twice else count - each.count, members=len(come) - len(gone) if each.members else 0)
         self.turns += bool(gone)
@@ -203,7 +204,7 @@ class SetWriter:
         if twice and not alike:
             self._renew(each, made.run)
         else:
-            self._overwrite(each, made.run, entry)
+            self._overwrite(each, made.run, entry, others if alike else differing(each.run, made.run))
 
     def _renew(self, each: EndpointSet, run: bytes) -> None:
         generation, count = (each.generation + 1) & 0xFFFFFFFF, len(run) // RECORD
@@ -216,11 +217,11 @@ class SetWriter:
         each.generation, each.run = generation, bytearray(run)
         self._slots.delete_batch(split_keys(old_keys))
 
-    def _overwrite(self, each: EndpointSet, run: bytes, entry: bytes) -> None:
-        head, other = _HEAD.pack(each.id, each.generation), differing(each.run, run)
-        keys = b"".join([head + at.to_bytes(4, "little") for at in other])
+    def _overwrite(self, each: EndpointSet, run: bytes, entry: bytes, others: list[int]) -> None:
+        head = _HEAD.pack(each.id, each.generation)
+        keys = b"".join([head + at.to_bytes(4, "little") for at in others])
         if keys:
-            self._slots.put_batch(keys, b"".join([run[at * RECORD : (at + 1) * RECORD] for at in other]))
+            self._slots.put_batch(keys, b"".join([run[at * RECORD : (at + 1) * RECORD] for at in others]))
         before, now = each.count, len(run) // RECORD
         self.used["slots"] += now - before
         each.run = bytearray(run)
