@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import cycle, islice
 
@@ -57,20 +57,19 @@ def _earned(weights: list[int], heaviest: int) -> Iterator[int]:
                 yield number
 
 
-def consistent(name: str, backends: Mapping[bytes, int]) -> bytes:
-    """Return the joined entries of a Maglev table of packed backends with their weights."""
-    ranked = _reduced(backends)[: SIZES[-1]]
-    if not ranked:
-        return b""
-    size = size_for(len(ranked))
+def preferences(name: str, backends: Iterable[bytes], size: int) -> list[tuple[int, int]]:
+    """Return the entry that each backend wants first, and the step to what it wants next."""
     seed = hashlib.blake2b(name.encode(), digest_size=16).digest()
-    wanted = [_preference(seed, backend, size) for backend, _ in ranked]
-    positions, steps = [first for first, _ in wanted], [step for _, step in wanted]
-    turns = _turns([weight for _, weight in ranked])
+    return [_preference(seed, backend, size) for backend in backends]
+
+
+def fill(wanted: Iterable[tuple[int, int]], turns: list[int], size: int) -> list[int]:
+    """Return the entry that is taken in each turn; ``turns`` says whose it is, ``wanted`` what they want."""
+    positions, steps = map(list, zip(*wanted, strict=True))
     taken = bytearray(size)
-    table = [0] * size
+    entries = []
     last = math.isqrt(size) // 2
-    for number in islice(turns, size - last):
+    for number in turns[: size - last]:
         position = positions[number]
         if taken[position]:
             step = steps[number]
@@ -80,17 +79,31 @@ def consistent(name: str, backends: Mapping[bytes, int]) -> bytes:
                     position -= size
             positions[number] = position
         taken[position] = 1
-        table[position] = number
+        entries.append(position)
     # Half of the search would be for these few: whose turn it is takes what it comes to first, by the step's inverse.
     free = [entry for entry, is_taken in enumerate(taken) if not is_taken]
-    for number in islice(turns, last):
+    for number in turns[size - last :]:
         position, step = positions[number], steps[number]
         inverse = pow(step, -1, size)
         position = (position + step * min([(entry - position) * inverse % size for entry in free])) % size
         free.remove(position)
         positions[number] = position
-        table[position] = number
-    return b"".join([ranked[number][0] for number in table])
+        entries.append(position)
+    return entries
+
+
+def consistent(name: str, backends: Mapping[bytes, int]) -> bytes:
+    """Return the joined entries of a Maglev table of packed backends with their weights."""
+    ranked = _reduced(backends)[: SIZES[-1]]
+    if not ranked:
+        return b""
+    records = [backend for backend, _ in ranked]
+    size = size_for(len(ranked))
+    turns = list(islice(_turns([weight for _, weight in ranked]), size))
+    table = [b""] * size
+    for number, entry in zip(turns, fill(preferences(name, records, size), turns, size), strict=True):
+        table[entry] = records[number]
+    return b"".join(table)
 
 
 def weighted(backends: Mapping[bytes, int]) -> bytes:

@@ -13,6 +13,7 @@ from ebpfnet.abi import SetFlag
 from ebpfnet.compile import maglev
 from ebpfnet.compile.endpoints import RECORD, Choice, Piece, Place, choose, choose_local, chosen, placed
 from ebpfnet.compile.services import Wanted
+from ebpfnet.compile.shares import Shares
 from ebpfnet.model.facts import Ref
 from ebpfnet.reconcile.diff import find, records
 
@@ -51,6 +52,7 @@ class Groups:
         self.place = Place(node)
         self._pieces: dict[int, dict[Ref, Piece]] = {}
         self._fed_by: dict[Ref, tuple[int, ...]] = {}
+        self._shares = Shares()
 
     def feed(self, ref: Ref, made: Mapping[int, Piece]) -> Iterator[Fed]:
         """Put a slice's pieces in place of what it fed before; yields the groups that changed."""
@@ -106,9 +108,11 @@ class Groups:
             return Made(choice, _union([*(chosen(piece, choice) for piece in pieces), unknown]), flags, table)
         weights = dict.fromkeys(records(unknown), 1)
         for piece in pieces:
-            for record in records(chosen(piece, choice)):
-                weights[record] = max(weights.get(record, 0), piece.weight)
-        run = maglev.consistent(want.consistent, weights) if want.consistent else maglev.weighted(weights)
+            those = dict.fromkeys(records(chosen(piece, choice)), piece.weight)
+            for record in those.keys() & weights.keys():
+                those[record] = max(weights[record], piece.weight)
+            weights |= those
+        run = self._shares.consistent(want.consistent, weights) if want.consistent else maglev.weighted(weights)
         return Made(choice, run, flags, table)
 
     def lists(self, group: int, backend: bytes) -> bool:

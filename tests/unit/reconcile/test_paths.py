@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebpfnet import abi
-from ebpfnet.compile import maglev
+from ebpfnet.compile import maglev, shares
 from ebpfnet.compile.endpoints import Place, compile_slice
 from ebpfnet.compile.services import compile_service
 from ebpfnet.maps import dump
@@ -30,6 +30,7 @@ def _small_tables_of_shares():
     """What is looked at after every write should be little."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(maglev, "SIZES", (13, 29))
+        patch.setattr(shares, "WORTH", 1)
         yield
 
 
