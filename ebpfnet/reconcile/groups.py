@@ -7,6 +7,7 @@ sets of a group are unions of some of their runs.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from ebpfnet.abi import SetFlag
@@ -108,7 +109,7 @@ class Groups:
             return Made(choice, _union([*(chosen(piece, choice) for piece in pieces), unknown]), flags, table)
         weights = dict.fromkeys(records(unknown), 1)
         for piece in pieces:
-            those = dict.fromkeys(records(chosen(piece, choice)), piece.weight)
+            those = dict.fromkeys(_cut(chosen(piece, choice)), piece.weight)
             for record in those.keys() & weights.keys():
                 those[record] = max(weights[record], piece.weight)
             weights |= those
@@ -127,6 +128,12 @@ class Groups:
             if any(find(run, backend) >= 0 for run in (piece.ready, others.leaving, others.serving) if run):
                 return True
         return False
+
+
+@lru_cache(1_024)
+def _cut(run: bytes) -> tuple[bytes, ...]:
+    """Return the records of a slice's run; kept, for few slices of a table change at once."""
+    return tuple(records(run))
 
 
 def _union(runs: Collection[bytes]) -> bytes:
