@@ -31,7 +31,7 @@ TURNS = 160
 KEPT = 8
 """Tables that are kept, of about 8 MB each."""
 _FREE = 0xFFFF  # later than any turn
-_NEAR = 128  # entries among which the best is found by looking at each
+_NEAR = 240  # entries among which the best is found by looking at each
 _NUMBERS = 1 << 16
 
 
