@@ -272,6 +272,7 @@ class Writing:
             self._pods.forget()
             units.attempt(PODS, self._settle_pods)
             yield
+            self.policies.generations.look()
             for each in self.policies.tables.values():
                 yield from each.audit(keep=keep or not self.cluster.peers_known)
             units.attempt(POLICIES, self._settle_policies)

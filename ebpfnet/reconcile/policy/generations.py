@@ -3,55 +3,56 @@
 A generation is odd while what it stands for changes. So an agent that is killed on the way leaves the sign that flows
 are still to be judged again, and the next one finishes it. It is raised between writes, too, of which a packet must not
 see one without the other: the datapath, which reads one table after the other, asks again then (``bpf/lib/policy.h``).
+All that are raised at once get the same number, above every one that there is: so each only grows, and nobody looks at
+what it was.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Mapping
 
 from ebpfnet import abi
 from ebpfnet.maps.table import Table
 
 _MASK = 0xFFFFFFFF
+_WORDS = [slot.to_bytes(4, "little") for slot in range(abi.GENERATIONS)]
 
 
 class Generations:
-    """``generations``. Methods raise ``TableError``; then they may be called again."""
+    """The table of them; methods that write raise ``TableError`` and may be called again."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self.open: dict[int, int] = {}
-        """Slots whose flows are to be judged again, and what they hold: nobody else writes them."""
+        self._top = 0  # no number in the table is larger
+        self.open: frozenset[int] = frozenset()
+        """Slots whose flows are to be judged again."""
 
     def read_back(self) -> None:
         """Find what was not finished."""
-        self.open = {slot: value for slot, value in self._items() if value & 1}
+        self.open = frozenset([slot for slot, value in self.look().items() if value & 1])
 
-    def _items(self) -> Iterable[tuple[int, int]]:
-        for key, value in self._table.items():
-            yield int.from_bytes(key, "little"), int.from_bytes(value, "little")
+    def look(self) -> dict[int, int]:
+        """Return what is in the table; whatever it is, the next number is larger."""
+        found = {int.from_bytes(key, "little"): int.from_bytes(value, "little") for key, value in self._table.items()}
+        self._top = max([self._top, *found.values()])
+        return found
 
-    def begin(self, interfaces: Iterable[int]) -> None:
+    def begin(self, interfaces: frozenset[int]) -> None:
         """Say that verdicts of pods are about to change, by the numbers of their interfaces."""
-        slots = {each % abi.GENERATIONS for each in interfaces} - self.open.keys()
-        there = {slot: int.from_bytes(self._table.get(_key(slot)) or bytes(4), "little") for slot in slots}
-        self.open |= there
-        self._put({slot: value + (2 if value & 1 else 1) for slot, value in there.items()})
+        if interfaces:
+            self.open |= {each % abi.GENERATIONS for each in interfaces}
+            self._put(self._top + 1 | 1)
 
     def part(self) -> None:
         """Tell what is written from now on from what was: who read some of that and reads some of this looks again."""
-        self._put({slot: value + 2 for slot, value in self.open.items()})
+        if self.open:
+            self._put(self._top + 1 | 1)
 
     def finish(self) -> None:
         """Let the flows of those pods be judged again, now that everything is written."""
-        self._put({slot: value + (1 if value & 1 else 2) for slot, value in self.open.items()})
-        self.open.clear()
+        if self.open:
+            self._put((self._top | 1) + 1)
+            self.open = frozenset()
 
-    def _put(self, values: Mapping[int, int]) -> None:
-        now = {slot: value & _MASK for slot, value in values.items()}
-        self._table.put_batch([_key(slot) for slot in now], [value.to_bytes(4, "little") for value in now.values()])
-        self.open |= now
-
-
-def _key(slot: int) -> bytes:
-    return slot.to_bytes(4, "little")
+    def _put(self, value: int) -> None:
+        self._top = value & _MASK  # also when it was not written everywhere
+        keys = b"".join([_WORDS[slot] for slot in self.open])
+        self._table.put_batch(keys, self._top.to_bytes(4, "little") * len(self.open))

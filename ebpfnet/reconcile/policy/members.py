@@ -31,7 +31,7 @@ class Members:
 
     def __init__(self) -> None:
         self.of: dict[int, set[Ref]] = {}
-        """Pods that are to have a group."""
+        """Pods that are to have a group, where there are any."""
         self.waiting: dict[Ref, None] = {}
         """Pods whose group may not be in the table yet."""
         self.unready: Collection[int] = ()
@@ -46,10 +46,12 @@ class Members:
         before = self._groups.pop(ref, NOBODY)
         if before:
             self.of[before].discard(ref)
+            if not self.of[before]:
+                del self.of[before]
         self.waiting[ref] = None
         if not group:
             return False
-        first = not self.of.get(group)
+        first = group not in self.of
         self._groups[ref] = group
         self.of.setdefault(group, set()).add(ref)
         return first

@@ -27,10 +27,11 @@ from ebpfnet.reconcile.policy.classes import Classes
 from ebpfnet.reconcile.policy.entries import Entries
 from ebpfnet.reconcile.policy.generations import Generations
 from ebpfnet.reconcile.policy.meanwhile import Meanwhile, Step, Ways
-from ebpfnet.reconcile.policy.members import Members, group_of, leaving, owners
+from ebpfnet.reconcile.policy.members import Members, leaving, owners
 from ebpfnet.reconcile.policy.questions import NONE, Answers
 from ebpfnet.reconcile.policy.regimes import Regimes
 from ebpfnet.reconcile.policy.room import without_room
+from ebpfnet.reconcile.policy.seated import Seated
 from ebpfnet.reconcile.policy.subjects import Subjects
 from ebpfnet.reconcile.policy.tables import (
     EVERY,
@@ -74,6 +75,7 @@ class Policies:
         self._back: dict[int, None] = {}  # groups without pods that get some again: their policies may be others
         self._named: set[tuple[str, int]] = set()  # named ports that have another number, too
         self._members = Members()
+        self._seated = Seated(None)
         self._lacking: set[int] = set()  # classes that nobody is in yet, and whose rules are not all there
         self._past: dict[int, Answers] = {}  # what classes answered before
 
@@ -218,9 +220,9 @@ class Policies:
         """Return the group that a pod is to have in the table now; ``current`` is what it has, None: it is new."""
         return self._members.group(ref, current)
 
-    def pods_of(self) -> dict[int, set[Ref]]:
+    def pods_of(self) -> Mapping[int, set[Ref]]:
         """Return the groups that pods are to have, and which pods."""
-        return {group: pods for group, pods in self._members.of.items() if pods}
+        return self._members.of
 
     def enforced(self, ref: Ref) -> bool:
         """Say whether a policy is as the last version that came in says, for all pods of this node."""
@@ -247,7 +249,8 @@ class Policies:
             self._end()
             return
         seen = pods if pods is not None else {}
-        self.rules.seen_groups = {group_of(value) for value in seen.values()} if pods is not None else EVERY
+        seated = self._look(pods)
+        self.rules.seen_groups = seated.groups if pods is not None else EVERY
         self.rules.hold(self.ports.unfit)
         moving = self._members.moving(seen)
         ways = Ways(
@@ -259,10 +262,10 @@ class Policies:
             lambda keys: owners(seen, keys),
         )
         meanwhile = Meanwhile(ways, self._steps())
-        stirred = seen if moving or self.peers.moves() or self.blocks.moves() or self.rules.stirring() else {}
+        stirs = moving or self.peers.moves() or self.blocks.moves() or self.rules.stirring()
         meanwhile.begin()
         try:
-            self._move({int.from_bytes(value[:4], "little") for value in stirred.values()})
+            self._move(seated.interfaces if stirs else frozenset())
             meanwhile.change()
             self._change(seen, settle_pods)
         finally:
@@ -274,7 +277,7 @@ class Policies:
         self._members.strangers = False
         self._end()
 
-    def _move(self, stirred: Iterable[int]) -> None:
+    def _move(self, stirred: frozenset[int]) -> None:
         """Let all move to other classes; flows of the pods with these interfaces are judged again.
 
         Which pods ask of whom could be told apart, but who leaves falls back on his block, and whoever takes the
@@ -310,7 +313,7 @@ class Policies:
                 self._judge_ready()
                 if members.waiting or moving:
                     pods = settle_pods()
-                    rules.seen_groups = {group_of(value) for value in pods.values()}
+                    rules.seen_groups = self._look(pods).groups
                     members.note()
                 if not rules.left:
                     return
@@ -333,7 +336,7 @@ class Policies:
     def _leaving(self) -> list[int]:
         """Return the groups that no pod has, or is to have."""
         there = self.rules.seen_groups
-        return [group for group in self.regimes.subjects if not self._members.of.get(group) and group not in there]
+        return [group for group in self.regimes.subjects.keys() - self._members.of.keys() if group not in there]
 
     def tidy(self, pods: Mapping[bytes, bytes] | None, settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
         """Remove what nobody needs."""
@@ -343,9 +346,8 @@ class Policies:
         self.tidy_at = None
         self._past = {}
         if pods is not None and not self._members.waiting:
-            self.rules.seen_groups = {group_of(value) for value in pods.values()}
+            self.rules.seen_groups = self._look(pods).groups
             for group in self._leaving():
-                self._members.of.pop(group, None)
                 self.regimes.remove(group)
             self.regimes.forget_former()
             self._dirty = True
@@ -367,6 +369,12 @@ class Policies:
 
     def _is_ready(self, number: int) -> bool:
         return number not in self._lacking
+
+    def _look(self, pods: Mapping[bytes, bytes] | None) -> Seated:
+        """Return what the table of pods says; looked at once, for it is replaced and never changed."""
+        if pods is not self._seated.table:
+            self._seated = Seated(pods)
+        return self._seated
 
     # Who moves
 

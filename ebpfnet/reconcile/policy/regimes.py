@@ -49,6 +49,7 @@ class Regimes:
         self._rules = rules
         self._parts = Parts()
         self._ways: dict[_Way, Rules] = {}
+        self._saying: dict[int, dict[_Way, None]] = {}  # those with an entry of a class
         self._askers: dict[Predicate, dict[_Way, None]] = {}
         self._asking: dict[int, dict[_Way, None]] = {}  # the same, by the predicate's number
         self._groups_of: dict[Ref, dict[int, None]] = {}
@@ -90,6 +91,7 @@ class Regimes:
                 waiting.pop(way, None)
             for number in rules.entries:
                 self._rules.ask(rule_key(group, number, direction), None)
+                self._fall_silent(way, number)
             self._rules.ask(rule_key(group, NOBODY, direction), None)
             for entry in (rules.everybody, *rules.entries.values()):
                 if entry is not None:
@@ -191,7 +193,7 @@ class Regimes:
 
     def with_entries(self, numbers: Collection[int]) -> set[int]:
         """Return the groups that say something of one of these classes."""
-        return {way[0] for way, rules in self._ways.items() if not rules.entries.keys().isdisjoint(numbers)}
+        return {way[0] for number in numbers for way in self._saying.get(number, ())}
 
     def settle(self, found: Found | None = None) -> Settled:
         """Find everybody's class, and want the rules that follow."""
@@ -255,7 +257,16 @@ class Regimes:
         before = rules.entries.pop(number, None)
         if entry is not None:
             rules.entries[number] = entry
+            self._saying.setdefault(number, {})[way] = None
+        elif before is not None:
+            self._fall_silent(way, number)
         if before is not None:
             self.entries.release(before)
         if entry is not before:
             self._rules.ask(rule_key(way[0], number, way[1]), entry.value if entry else None)
+
+    def _fall_silent(self, way: _Way, number: int) -> None:
+        saying = self._saying[number]
+        del saying[way]
+        if not saying:
+            del self._saying[number]
