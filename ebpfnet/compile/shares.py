@@ -21,6 +21,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from itertools import cycle, islice
+from typing import NamedTuple
 
 from ebpfnet.compile import maglev
 
@@ -33,6 +34,14 @@ KEPT = 8
 _FREE = 0xFFFF  # later than any turn
 _NEAR = 240  # entries among which the best is found by looking at each
 _NUMBERS = 1 << 16
+
+
+class Step(NamedTuple):
+    """How a table came from another one: what marks the two, and the entries that may differ."""
+
+    before: object
+    now: object
+    entries: list[int]
 
 
 class _Backend:
@@ -59,6 +68,8 @@ class Table:
         """Its entries, joined."""
         self.there: set[bytes] = set()
         """The backends it is of."""
+        self.mark = object()
+        """Of this table and no other one, whenever."""
         self._name = name
         self._all: dict[bytes, _Backend] = {}  # those that were there once, too: their numbers are in ``_passed``
         self._numbered: list[_Backend] = []
@@ -71,6 +82,7 @@ class Table:
         self._late: dict[_Backend, None] = {}
         self._first_late = 0, b""
         self._touched: dict[_Backend, None] = {}
+        self._given: dict[int, None] = {}
         self._begin(sorted(backends))
 
     def _begin(self, records: list[bytes]) -> None:
@@ -112,6 +124,8 @@ class Table:
     def change(self, gone: Collection[bytes], come: Collection[bytes]) -> bool:
         """Be the table of other backends; False: nothing changes, for it is full of those that once were there."""
         count = len(self.there) + len(come) - len(gone)
+        if not gone and not come:
+            return True
         if len(self._all) + len(come) > min(2 * count + 1_000, _NUMBERS):
             return False
         before = divmod(self.size, len(self.there))
@@ -129,7 +143,13 @@ class Table:
         for turn, record in sorted(missing):
             self._place(self._all[record], turn)
         self._settle_late(self._touched)
+        self.mark = object()
         return True
+
+    def given(self) -> list[int]:
+        """Return the entries that may be another's since this was asked last."""
+        given, self._given = sorted(self._given), {}
+        return given
 
     def _miscounted(self, before: tuple[int, int], fresh: list[bytes], moved: int) -> list[tuple[_Backend, int]]:
         """Return who has too many turns or too few, and how many he should have: some, and the first ones one more.
@@ -155,6 +175,7 @@ class Table:
         size = len(backend.record)
         self.run[entry * size : (entry + 1) * size] = backend.record
         self._touched[backend] = None
+        self._given[entry] = None
 
     # Turns that go
 
@@ -278,13 +299,13 @@ class Shares:
         self._kept: dict[str, Table | set[bytes]] = {}  # of a set that changed in large: the backends only
         self._missed = 0
 
-    def consistent(self, name: str, backends: Mapping[bytes, int]) -> bytes:
-        """Return what ``maglev.consistent`` does."""
+    def consistent(self, name: str, backends: Mapping[bytes, int]) -> tuple[bytes, Step | None]:
+        """Return what ``maglev.consistent`` does, and where that follows from the table before, how."""
         count, weights = len(backends), set(backends.values())
         size = maglev.size_for(count)
         kept = self._kept.pop(name, None)
         if count < WORTH or count > size or len(weights) > 1 or weights <= {0}:
-            return maglev.consistent(name, backends)
+            return maglev.consistent(name, backends), None
         if kept is None:
             return self._anew(name, backends, size)
         there = kept.there if isinstance(kept, Table) else kept
@@ -292,18 +313,19 @@ class Shares:
         gone = there.difference(backends) if len(there) + len(come) != count else ()
         if (len(come) + len(gone)) * (size // count) > TURNS:
             self._kept[name] = set(backends)
-            return maglev.consistent(name, backends)
+            return maglev.consistent(name, backends), None
+        before = kept.mark if isinstance(kept, Table) else None
         if not isinstance(kept, Table) or kept.size != size or not kept.change(gone, come):
             return self._anew(name, backends, size)
         self._kept[name] = kept
-        return bytes(kept.run)
+        return bytes(kept.run), Step(before, kept.mark, kept.given())
 
-    def _anew(self, name: str, backends: Mapping[bytes, int], size: int) -> bytes:
+    def _anew(self, name: str, backends: Mapping[bytes, int], size: int) -> tuple[bytes, None]:
         """Make a table and keep it; only now and then where many are kept: that takes longer than only to make it."""
         self._missed += 1
         if len(self._kept) >= KEPT:
             if self._missed % KEPT:
-                return maglev.consistent(name, backends)
+                return maglev.consistent(name, backends), None
             del self._kept[next(iter(self._kept))]  # nobody asked for another one longer
         table = self._kept[name] = Table(name, backends, size)
-        return bytes(table.run)
+        return bytes(table.run), None

@@ -14,7 +14,7 @@ from ebpfnet.abi import SetFlag
 from ebpfnet.compile import maglev
 from ebpfnet.compile.endpoints import RECORD, Choice, Piece, Place, choose, choose_local, chosen, placed
 from ebpfnet.compile.services import Wanted
-from ebpfnet.compile.shares import Shares
+from ebpfnet.compile.shares import Shares, Step
 from ebpfnet.model.facts import Ref
 from ebpfnet.reconcile.diff import find, records
 
@@ -44,6 +44,8 @@ class Made(NamedTuple):
     run: bytes
     flags: int
     table: bool
+    step: Step | None = None
+    """How a table follows from the one made before."""
 
 
 class Groups:
@@ -113,8 +115,10 @@ class Groups:
             for record in those.keys() & weights.keys():
                 those[record] = max(weights[record], piece.weight)
             weights |= those
-        run = self._shares.consistent(want.consistent, weights) if want.consistent else maglev.weighted(weights)
-        return Made(choice, run, flags, table)
+        if not want.consistent:
+            return Made(choice, maglev.weighted(weights), flags, table)
+        run, step = self._shares.consistent(want.consistent, weights)
+        return Made(choice, run, flags, table, step)
 
     def lists(self, group: int, backend: bytes) -> bool:
         """Say whether a slice knows a backend, whatever its conditions."""

@@ -77,10 +77,11 @@ class DoesNotFit(TableFull):
 class EndpointSet:
     """One set as the kernel holds it; ``run`` is its backends in slot order, packed.
 
-    ``choice`` is what the run was made with, and ``label`` its name; None: not known. ``members``: all of them are.
+    ``choice`` is what the run was made with, ``mark`` which table of shares it is, and ``label`` its name; None: not
+    known. ``members``: all of them are.
     """
 
-    __slots__ = ("choice", "flags", "generation", "id", "label", "members", "run")
+    __slots__ = ("choice", "flags", "generation", "id", "label", "mark", "members", "run")
 
     def __init__(self, set_id: int, generation: int, run: bytearray, flags: int = 0) -> None:
         self.id = set_id
@@ -90,6 +91,7 @@ class EndpointSet:
         self.members = False
         self.choice: Choice | None = None
         self.label: str | None = None
+        self.mark: object = None
 
     @property
     def count(self) -> int:
@@ -99,6 +101,14 @@ class EndpointSet:
     def entry(self) -> bytes:
         """Return the value in ``sets``."""
         return abi.Set(self.generation, self.count, self.flags).pack()
+
+
+def _others(each: EndpointSet, made: Made) -> list[int]:
+    """Return the slots of a table that are to be others; ``made`` may know where to look."""
+    if made.step is None or each.mark is None or each.mark is not made.step.before:
+        return differing(each.run, made.run)
+    ends = [(at, at * RECORD, at * RECORD + RECORD) for at in made.step.entries]
+    return [at for at, start, end in ends if each.run[start:end] != made.run[start:end]]
 
 
 class SetWriter:
@@ -191,7 +201,7 @@ class SetWriter:
         The latter for a table that stays as large, of which few do, and where two have no room.
         """
         alike = made.table and len(each.run) == len(made.run) and each.flags == made.flags
-        others = differing(each.run, made.run) if alike else []
+        others = _others(each, made) if alike else []
         gone, come = _exchanged(each.run, made.run, others) if alike else _replaced(each.run, made.run)
         count, twice = len(made.run) // RECORD, len(made.run) // RECORD <= self.room("slots")
         self.demand(0 if twice else count - each.count, members=len(come) - len(gone) if each.members else 0)
@@ -205,6 +215,7 @@ class SetWriter:
             self._renew(each, made.run)
         else:
             self._overwrite(each, made.run, entry, others if alike else differing(each.run, made.run))
+        each.mark = made.step.now if made.step else None
 
     def _renew(self, each: EndpointSet, run: bytes) -> None:
         generation, count = (each.generation + 1) & 0xFFFFFFFF, len(run) // RECORD
@@ -233,6 +244,7 @@ class SetWriter:
         """Take some backends out and put some in, slot by slot; a pair of the two is one write."""
         pairs = min(len(removed), len(added))
         self.turns += bool(removed)
+        each.mark = None
         if each.flags != flags:
             each.flags = flags
             self._flip(each, each.generation, each.count)  # now: what follows may not fit, and is not written then
