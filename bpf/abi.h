@@ -253,7 +253,10 @@ struct hits {
 	__u64 audited;
 };
 
-#define GENERATIONS 1024 /* `generations`: of a pod's verdicts; slot = ifindex % GENERATIONS, pods may share one */
+/* `generations`: of a pod's verdicts; slot = ifindex % GENERATIONS, pods may share one; odd while something changes. The
+ * slot of loopback, which is no pod's, changes with each of them. */
+#define GENERATIONS 1024
+#define GENERATION_OF_ALL 1
 
 /* Key of `fragments`; the value is struct ports of the first fragment. */
 struct fragment {

@@ -31,6 +31,7 @@ static __always_inline int lead_on(struct __sk_buff *skb, const struct packet *p
 		return direct ? 0 : stand_in(skb, p, f, now);
 	f->flags &= ~FLOW_DIRECT;
 	if (pod) {
+		f->ingress_rule = group_of(pod);
 		f->deliver = pod->wire;
 		if (pod->wire.segment)
 			f->flags |= FLOW_BESIDE;
@@ -44,6 +45,7 @@ static __always_inline struct flow *open_from_network(struct __sk_buff *skb, str
 						      __u64 now, int *error)
 {
 	struct flow *f = blank_flow(SCRATCH_FORWARD);
+	__u32 settled = settled_generation();
 	struct pod *pod = pod_of(&p->tuple.destination);
 	*error = 0;
 	if (!f)
@@ -64,8 +66,10 @@ static __always_inline struct flow *open_from_network(struct __sk_buff *skb, str
 		return NULL;
 	if (!*error && (pod_of(&p->tuple.source) || (!pod && (marks_of(&p->tuple.source) & MARK_OWN))))
 		*error = -DROP_SPOOFED_ADDRESS;
+	f->ingress_rule = group_of(pod);
 	if (!*error && !pod && (f->flags & FLOW_NAT))
 		*error = lead_on(skb, p, f, now);
+	keep_groups(p, f, settled, 0, f->ingress_rule); /* the client is no pod */
 	return *error ? NULL : f;
 }
 

@@ -42,28 +42,29 @@ static __always_inline bool neighbour_source(const struct packet *p)
 	return p->icmp == ICMP_KIND_NEIGHBOUR && (unspecified || is_link_local(a));
 }
 
-/* A pod sends only from its own addresses and MAC. */
-static __always_inline int check_sender(struct __sk_buff *skb, struct packet *p, struct wire *wire)
+/* The pod that sends, which it does only from its own addresses and MAC. NULL: *error says what is wrong. */
+static __always_inline struct pod *sender_of(struct __sk_buff *skb, const struct packet *p, int *error)
 {
 	struct pod *pod = pods.lookup(&p->tuple.source);
+	*error = -DROP_SPOOFED_ADDRESS;
 	if (!pod || pod->wire.ifindex != skb->ingress_ifindex)
-		return -DROP_SPOOFED_ADDRESS;
+		return NULL;
+	*error = -DROP_SPOOFED_MAC;
 	if (!same_mac(pod->wire.mac, p->mac))
-		return -DROP_SPOOFED_MAC;
-	*wire = pod->wire;
-	return 0;
+		return NULL;
+	*error = 0;
+	return pod;
 }
 
 static __always_inline int pod_error(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow *f = NULL;
 	struct quote q = {};
-	struct wire wire;
-	int error = check_sender(skb, p, &wire);
-	if (!error)
+	int error;
+	if (sender_of(skb, p, &error))
 		f = find_error(skb, p, &q, &error);
 	if (f) /* not about somebody else's connection */
-		error = f->from.ifindex != wire.ifindex ? -DROP_SPOOFED_ADDRESS : consent_to_error(f);
+		error = f->from.ifindex != skb->ingress_ifindex ? -DROP_SPOOFED_ADDRESS : consent_to_error(f);
 	if (f && !error)
 		error = translate_error(skb, p, &q, f);
 	if (!f || error)
@@ -78,9 +79,11 @@ static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct pack
 	*error = -DROP_FLOW_TABLE;
 	if (!f)
 		return NULL;
-	*error = check_sender(skb, p, &f->from);
-	if (*error)
+	__u32 settled = settled_generation();
+	struct pod *sender = sender_of(skb, p, error);
+	if (!sender)
 		return NULL;
+	f->from = sender->wire;
 	f->to = p->tuple;
 	struct pod *pod = NULL;
 	*error = find_backend(f, HOOK_FROM_POD, &pod);
@@ -89,6 +92,7 @@ static __always_inline struct flow *open_flow(struct __sk_buff *skb, struct pack
 	source_hairpin(f, &p->tuple);
 	if (pod)
 		f->deliver = pod->wire;
+	keep_groups(p, f, settled, group_of(sender), group_of(pod));
 	meet(skb, f, &p->tuple);
 	return f;
 }
@@ -110,8 +114,8 @@ int from_pod(struct __sk_buff *skb)
 	if (p.icmp == ICMP_KIND_ERROR)
 		return pod_error(skb, &p);
 	if (p.icmp == ICMP_KIND_NEIGHBOUR) {
-		struct wire wire;
-		error = neighbour_source(&p) ? 0 : check_sender(skb, &p, &wire);
+		if (!neighbour_source(&p))
+			sender_of(skb, &p, &error);
 		return error ? drop(skb, HOOK_FROM_POD, error, &p.tuple) : pass(skb, HOOK_FROM_POD);
 	}
 

@@ -5,7 +5,7 @@
 #define PORTS_TRIED                                                                                                    \
 	32 /* at random: with 9 of 10 ports in use one connection in 30 fails, and is tried again by its client */
 
-enum scratch_use { SCRATCH_FORWARD, SCRATCH_BACK, SCRATCH_QUESTION };
+enum scratch_use { SCRATCH_FORWARD, SCRATCH_BACK, SCRATCH_QUESTION, SCRATCH_PACKET };
 
 /* An entry in the making, all zero: a program's stack of 512 bytes has no room for it. One program at a time runs on a
  * processor, so nobody else uses it. */

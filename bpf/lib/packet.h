@@ -32,6 +32,7 @@ struct packet {
 	__u8 icmp;	    /* enum icmp_kind */
 	bool unwrapped;	    /* another node's second header was around it: the frame is from that node, or its router */
 	__u8 turn;	    /* as of a flow that begins with this packet */
+	bool grouped;	    /* its flow's draft has the groups of both ends (keep_groups) */
 };
 
 #define data_of(skb) ((void *)(long)(skb)->data)

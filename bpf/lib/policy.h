@@ -14,8 +14,9 @@ struct question {
 	__u8 protocol;
 	__u8 verdicts[2]; /* enum verdict */
 	bool told[2];	  /* what decided counts and is reported */
+	__s8 error;	  /* 0 or -DROP_* */
 	__u64 ids[2];	  /* what decided */
-	int error;
+	__u64 groups[2];  /* who asks; 0: nobody */
 	union {
 		struct rule_key key;
 		struct port_range range;
@@ -34,19 +35,63 @@ static __always_inline __u32 generation_of(const struct flow *f)
 	return (first ? *first : 0) + (second ? *second : 0);
 }
 
-/* The connection whose entry `key` found. NULL: never. */
-static __always_inline struct question *question_of(const struct flow *f, const struct tuple *key)
+/* Ask about the connection whose entry `key` found. */
+static __always_inline void put_question(struct question *q, const struct flow *f, const struct tuple *key)
 {
-	struct question *q = (void *)blank_flow(SCRATCH_QUESTION);
 	bool back = f->flags & FLOW_REPLY;
-	if (!q)
-		return NULL;
 	q->ends[back ? DIRECTION_INGRESS : DIRECTION_EGRESS].address = key->source;
 	q->ends[back ? DIRECTION_EGRESS : DIRECTION_INGRESS].address = f->to.destination;
 	q->ends[0].prefix_length = q->ends[1].prefix_length = 8 * sizeof(struct address);
 	q->port = back ? key->source_port : f->to.destination_port;
 	q->protocol = key->protocol;
-	return q;
+}
+
+/* The generation of all pods, before they are looked up; odd: a group may be changing this very moment. */
+static __always_inline __u32 settled_generation(void)
+{
+	__u32 all = GENERATION_OF_ALL;
+	__u32 *generation = generations.lookup(&all);
+	return generation ? *generation : 1;
+}
+
+/* The group that asks about what a pod does; 0: nobody does, or it is another plugin's to judge. */
+static __always_inline __u64 group_of(const struct pod *pod)
+{
+	return pod && !pod->wire.segment ? pod->group : 0;
+}
+
+/* Keep what was found on the way, in the draft of a flow: its ends' groups, and since when they are known. */
+static __always_inline void keep_groups(struct packet *p, struct flow *draft, __u32 settled, __u64 client, __u64 server)
+{
+	draft->generation = settled;
+	draft->egress_rule = client;
+	draft->ingress_rule = server;
+	p->grouped = true;
+}
+
+/* Look up the groups of a connection's two ends. Returns false when there are none. */
+static __always_inline bool look_up_groups(struct question *q, const struct flow *f, const struct tuple *key)
+{
+	__u64 sender = group_of(pods.lookup(&key->source));
+	__u64 receiver = group_of(pods.lookup(&f->to.destination));
+	bool back = f->flags & FLOW_REPLY;
+	q->groups[DIRECTION_EGRESS] = back ? receiver : sender;
+	q->groups[DIRECTION_INGRESS] = back ? sender : receiver;
+	return sender | receiver;
+}
+
+/* The same, after the generation was read. Those that a flow's draft has are good when none changed since they were looked
+ * up: what changes later raises the generation of its pods again. That there are none is believed when nothing changed
+ * between the one lookup and the other. */
+static __always_inline bool find_groups(struct question *q, const struct packet *p, const struct flow *f,
+					const struct tuple *key, __u32 generation)
+{
+	if (p->grouped && !(f->generation & 1) && f->generation == settled_generation()) {
+		q->groups[DIRECTION_EGRESS] = f->egress_rule;
+		q->groups[DIRECTION_INGRESS] = f->ingress_rule;
+		return f->egress_rule | f->ingress_rule;
+	}
+	return look_up_groups(q, f, key) || (generation_of(f) != generation && look_up_groups(q, f, key));
 }
 
 /* What a peer is to the policies of this node; 0: nobody in particular. */
@@ -117,10 +162,9 @@ static __always_inline bool find_rule(__u64 group, int direction, struct questio
 /* One pod's side. `before`: what let it pass until now, when the connection is known. Returns 0 or -DROP_*. */
 static __always_inline int ask(struct question *q, int direction, bool fresh, __u64 before)
 {
-	struct pod *pod = pods.lookup(&q->ends[direction].address);
-	if (!pod || !pod->group || pod->wire.segment) /* nobody's, or another plugin's to judge */
+	if (!q->groups[direction])
 		return 0;
-	if (!find_rule(pod->group, direction, q))
+	if (!find_rule(q->groups[direction], direction, q))
 		return -DROP_NO_RULES;
 	__u64 id = read_back(&q->rule.id);
 	__u8 verdict = read_back(&q->rule.verdict);
@@ -185,6 +229,8 @@ static __always_inline void ask_both(struct question *q, const struct flow *f, b
 		__builtin_memset(q->ids, 0, sizeof(q->ids));
 #pragma clang loop unroll(disable)
 		for (int i = DIRECTION_EGRESS; i >= DIRECTION_INGRESS; i--) {
+			if (turn)
+				q->groups[i] = group_of(pods.lookup(&q->ends[i].address));
 			q->error = ask(q, i, fresh, i == DIRECTION_EGRESS ? f->egress_rule : f->ingress_rule);
 			if (read_back(&q->error))
 				break;
@@ -223,7 +269,7 @@ static __always_inline int consent_to_error(const struct flow *f)
  * that comes now. */
 static __always_inline void unlearn(struct packet *p)
 {
-	__u32 use = SCRATCH_QUESTION;
+	__u32 use = SCRATCH_PACKET;
 	struct packet *copy = (void *)scratch.lookup(&use);
 	if (!copy)
 		return;
@@ -237,17 +283,27 @@ static __always_inline void unlearn(struct packet *p)
 static __always_inline int consent(struct __sk_buff *skb, __u32 hook, struct packet *p, const struct tuple *key,
 				   struct flow *f, bool fresh)
 {
-	__u32 generation = generation_of(f);
+	__u32 generation = generation_of(f), use = SCRATCH_QUESTION;
+	struct question *q;
 	if (!fresh && __builtin_expect(f->generation == generation, 1))
 		return 0;
 	if (f->flags & FLOW_GONE)
 		return 0;
-	unlearn(p);
 	if (!(f->flags & (FLOW_HOST | FLOW_OWN))) {
-		struct question *q = question_of(f, key);
-		int error = q ? judge(skb, hook, &p->tuple, q, f, fresh, generation) : -DROP_NO_RULES;
-		if (error)
-			return error;
+		q = (void *)scratch.lookup(&use);
+		if (!q)
+			return -DROP_NO_RULES; /* never */
+		if (find_groups(q, p, f, key, generation)) {
+			unlearn(p);
+			put_question(q, f, key);
+			int error = judge(skb, hook, &p->tuple, q, f, fresh, generation);
+			if (error)
+				return error;
+		} else {
+			name_rule(skb, 0);
+			f->egress_rule = 0;
+			f->ingress_rule = 0;
+		}
 	}
 	f->generation = generation;
 	if (!fresh)

@@ -17,6 +17,7 @@ from ebpfnet.abi.flows import (
 from ebpfnet.abi.numbers import (
     DROP_MAX,
     DROP_SAMPLES,
+    GENERATION_OF_ALL,
     GENERATIONS,
     LAYOUT_VERSION,
     NAME_SIZE,
@@ -89,6 +90,7 @@ __all__ = [
     "DROP_MAX",
     "DROP_SAMPLES",
     "GENERATIONS",
+    "GENERATION_OF_ALL",
     "LAYOUT_VERSION",
     "NAME_SIZE",
     "PROGRAMS",

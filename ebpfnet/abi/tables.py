@@ -66,7 +66,7 @@ TABLES: dict[str, TableSpec] = {
         TableSpec("flows", MapType.LRU_HASH, Tuple.size(), Flow.size(), 262_144),
         TableSpec("departed", MapType.HASH, Member.size(), 4, 16_384, BPF_F_NO_PREALLOC),
         TableSpec("turn", MapType.ARRAY, 4, 4, 1),
-        TableSpec("scratch", MapType.PERCPU_ARRAY, 4, Flow.size(), 3),
+        TableSpec("scratch", MapType.PERCPU_ARRAY, 4, Flow.size(), 4),
         TableSpec("fragments", MapType.LRU_HASH, Fragment.size(), Ports.size(), 8_192),
         TableSpec("namespaces", MapType.LRU_HASH, Netns.size(), 16, 16_384),
         TableSpec("sockets", MapType.LRU_HASH, 8, Socket.size(), 65_536),

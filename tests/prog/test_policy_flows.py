@@ -42,6 +42,21 @@ def stopped(got: Result, reason: DropReason) -> bool:
     return (got.outcome, got.reason) == (Outcome.DROP, reason)
 
 
+def test_who_opens_while_groups_change_is_judged_all_the_same(policies: Policies, ends: Ends):
+    """What is odd says that the group that was found on the way may be the one of before: it is looked up again."""
+    datapath = policies.datapath
+    for _ in range(2):  # odd, and even again
+        policies.bump(abi.GENERATION_OF_ALL)
+        datapath.clear()
+        connect(datapath, ends)
+        policies.isolate(ends.bob, INGRESS)
+        policies.bump(BOB_IFINDEX)
+        assert stopped(datapath.from_pod(asks(ends)), DropReason.POLICY_INGRESS)
+        datapath.clear()
+        policies.isolate(ends.bob, INGRESS)
+        assert stopped(datapath.from_pod(asks(ends, "S")), DropReason.POLICY_INGRESS)
+
+
 @pytest.mark.parametrize("side", WIRES)
 def test_both_directions_stop_when_a_policy_comes(policies: Policies, ends: Ends, side: str):
     datapath = policies.datapath

@@ -3,8 +3,9 @@
 A generation is odd while what it stands for changes. So an agent that is killed on the way leaves the sign that flows
 are still to be judged again, and the next one finishes it. It is raised between writes, too, of which a packet must not
 see one without the other: the datapath, which reads one table after the other, asks again then (``bpf/lib/policy.h``).
-All that are raised at once get the same number, above every one that there is: so each only grows, and nobody looks at
-what it was.
+That of all pods is changed with any: a packet that saw it even, and the same before and after, knows that no pod which
+it looked up got another group meanwhile. All that are raised at once get the same number, above every one that there
+is: so each only grows, and nobody looks at what it was.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Generations:
     def begin(self, interfaces: frozenset[int]) -> None:
         """Say that verdicts of pods are about to change, by the numbers of their interfaces."""
         if interfaces:
-            self.open |= {each % abi.GENERATIONS for each in interfaces}
+            self.open |= {abi.GENERATION_OF_ALL, *(each % abi.GENERATIONS for each in interfaces)}
             self._put(self._top + 1 | 1)
 
     def part(self) -> None:

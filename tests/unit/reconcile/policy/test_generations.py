@@ -21,7 +21,10 @@ class Unread(MemoryTable):
 
 
 def values(table: MemoryTable) -> dict[int, int]:
-    return {int.from_bytes(key, "little"): int.from_bytes(value, "little") for key, value in table.items()}
+    """Return what pods have."""
+    found = {int.from_bytes(key, "little"): int.from_bytes(value, "little") for key, value in table.items()}
+    found.pop(abi.GENERATION_OF_ALL, None)
+    return found
 
 
 def test_a_generation_is_odd_while_verdicts_change_and_larger_afterwards():
@@ -42,6 +45,19 @@ def test_a_generation_is_odd_while_verdicts_change_and_larger_afterwards():
     generations.begin(frozenset((3, 4)))
     generations.finish()
     assert values(table) == {2: 4, 3: 10, 4: 10}
+
+
+def test_that_of_all_is_raised_with_any():
+    table = Unread(SPEC)
+    generations = Generations(table)
+    for interfaces in ((2,), (3, 4)):
+        before = table.entries.get(abi.GENERATION_OF_ALL.to_bytes(4, "little"))
+        generations.begin(frozenset(interfaces))
+        now = table.entries[abi.GENERATION_OF_ALL.to_bytes(4, "little")]
+        assert now[0] & 1
+        assert now != before
+        generations.finish()
+        assert not table.entries[abi.GENERATION_OF_ALL.to_bytes(4, "little")][0] & 1
 
 
 def test_nobodys_is_raised_for_nobody():
@@ -78,7 +94,7 @@ def test_what_was_not_finished_is_by_the_next():
     before.begin(frozenset((7,)))
     generations = Generations(table)
     generations.read_back()
-    assert generations.open == {7}
+    assert generations.open == {7, abi.GENERATION_OF_ALL}
     generations.finish()
     assert values(table) == {7: 4, 8: 2}
 
@@ -106,7 +122,7 @@ def test_after_failed_writes_all_are_larger_and_none_is_odd(seed: int):
                     step()
                     break
                 except TableError:
-                    assert generations.open == pods
+                    assert generations.open == pods | {abi.GENERATION_OF_ALL}
         now = values(table)
         assert all(now[slot] > before[slot] and not now[slot] & 1 for slot in pods)
         before = now

@@ -180,3 +180,31 @@ def test_flows_are_judged_again_where_a_verdict_is_another_one(changes):
         for slot in changed:
             assert generations.get(slot, bytes(4)) != later.get(slot, bytes(4))
         settle(reconciler, clock)
+
+
+@settings(max_examples=33, deadline=None, phases=PHASES, derandomize=True)
+@given(series)
+def test_a_pod_gets_another_group_only_while_the_generation_of_all_is_odd(changes):
+    """What ``from_pod`` found out about a pod is still true when that generation is even, and as it was before."""
+    tables = memory_tables(lambda table: Checked(table.spec))
+    reconciler = begin(tables, clock := Clock())
+    known: dict[bytes, int] = {}
+
+    def is_odd() -> bool:
+        generation = tables["generations"].get(abi.GENERATION_OF_ALL.to_bytes(4, "little")) or bytes(4)
+        return bool(generation[0] & 1)
+
+    def check() -> None:
+        groups = {key: abi.Pod.unpack(value).group for key, value in tables["pods"].items()}
+        moved = [key for key in groups.keys() & known.keys() if groups[key] != known[key]]
+        assert not moved or is_odd()
+        known.clear()
+        known.update(groups)
+
+    for table in tables.values():
+        table.check = check  # type: ignore[attr-defined]
+    reconciler.apply([Synced()])
+    for change in changes:
+        reconciler.apply([change])
+        settle(reconciler, clock)
+    assert not is_odd()
