@@ -258,6 +258,22 @@ struct hits {
 #define GENERATIONS 1024
 #define GENERATION_OF_ALL 1
 
+#define ROUTES 256 /* places in `routes` */
+
+/* Value of `routes` (per CPU): a next hop, as the kernel's routing table named it last for what shares this place. */
+struct route {
+	struct address source;
+	struct address destination;
+	__u64 asked_ns; /* CLOCK_MONOTONIC_COARSE: good until that ticks */
+	__u32 from;	/* ifindex where the packet came in */
+	__u32 ifindex;	/* of the way out */
+	__u32 mtu;
+	__u8 tos;
+	__u8 hop_mac[6];
+	__u8 own_mac[6]; /* of the way out */
+	__u8 pad[7];
+};
+
 /* Key of `fragments`; the value is struct ports of the first fragment. */
 struct fragment {
 	struct address source;

@@ -18,6 +18,7 @@
 #include "lib/crc32c.h"	    /* SCTP's checksum */
 #include "lib/socket.h"	    /* connections that need no translation */
 #include "lib/rewrite.h"    /* addresses, ports, checksums */
+#include "lib/route.h"	    /* what the kernel's routing table says */
 #include "lib/deliver.h"    /* to a pod, to another node, to the stack */
 #include "lib/icmp_error.h" /* errors translated back along their flow */
 #include "lib/reject.h"	    /* RST and ICMP errors of our own */

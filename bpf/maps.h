@@ -23,6 +23,7 @@ BPF_TABLE("hash", struct rule_key, struct rule, rules, 1);
 BPF_TABLE("hash", struct port_range, struct rule, rule_ports, 1);
 BPF_TABLE("lru_percpu_hash", __u64, struct hits, rule_hits, 1);
 BPF_TABLE("array", __u32, __u32, generations, 1);
+BPF_TABLE("percpu_array", __u32, struct route, routes, 1);
 BPF_TABLE("percpu_array", __u32, struct counter, forwards, 1);
 BPF_TABLE("percpu_array", __u32, struct counter, drops, 1);
 BPF_TABLE("array", __u32, struct drop_sample, drop_samples, 1);

@@ -1,57 +1,8 @@
 /* Where a packet goes once its tuple is decided: into a pod of this node, to another node, up the stack, or to this node's
  * own process. */
 
-#define AF_INET 2
-#define AF_INET6 10
 #define IPV4_DF 0x4000
 #define LOOPBACK_IFINDEX 1 /* in every network namespace (include/net/flow.h) */
-
-/* Bytes of the largest IP packet that will be on the wire: GSO trains are cut first. */
-static __always_inline __u32 wire_length(struct __sk_buff *skb, const struct packet *p)
-{
-	if (!skb->gso_size) /* TCP counts a single segment, too: gso_segs is 1 */
-		return skb->len - ETHERNET_LENGTH;
-	__u32 transport = p->tuple.protocol == IPPROTO_TCP ? p->tcp_header : 8;
-	return p->l4 - p->jumbo - ETHERNET_LENGTH + transport + skb->gso_size;
-}
-
-/* Ask the kernel's routing table, for a packet that came in at `ifindex`; a next hop whose MAC nobody knows yet is the
- * kernel's to find (bpf_redirect_neigh). Whatever the table does not answer plainly (no route, a route for us, a tunnel of
- * the route's own) leaves the hop as it is, for the stack. Returns the path's MTU when the packet, with so many `more`
- * bytes, is too big, else 0. */
-static __always_inline __u32 route(struct __sk_buff *skb, const struct packet *p, const struct tuple *to, __u32 ifindex,
-				   __u32 more, struct hop *hop)
-{
-	struct bpf_fib_lookup fib = {};
-
-	fib.ifindex = ifindex;
-	fib.tot_len = wire_length(skb, p) + more;
-	if (p->ipv6) {
-		fib.family = AF_INET6;
-		__builtin_memcpy(fib.ipv6_src, &to->source, 16);
-		__builtin_memcpy(fib.ipv6_dst, &to->destination, 16);
-	} else {
-		/* 0.0.0.0/8, multicast and broadcast: a default route matches all the same. The stack knows better. */
-		__u8 first = to->destination.word[3] & 0xff;
-		if (first == 0 || first >= 224)
-			return 0;
-		fib.family = AF_INET;
-		fib.tos = p->tos;
-		fib.ipv4_src = to->source.word[3];
-		fib.ipv4_dst = to->destination.word[3];
-	}
-	int answer = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if (answer == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-		return fib.mtu_result;
-	if (answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return 0;
-	hop->outcome = OUTCOME_NETWORK;
-	hop->ifindex = fib.ifindex;
-	hop->neighbour = answer == BPF_FIB_LKUP_RET_NO_NEIGH;
-	__builtin_memcpy(hop->destination, fib.dmac, 6);
-	__builtin_memcpy(hop->source, fib.smac, 6);
-	return 0;
-}
 
 /* BCC declares bpf_redirect_neigh without the length of the parameters. */
 static long (*redirect_neighbour)(__u32 ifindex, void *parameters, int length,

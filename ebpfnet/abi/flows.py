@@ -115,6 +115,22 @@ class Ports(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Route(Record):
+    """Value of ``routes``, one for each CPU."""
+
+    layout: ClassVar[struct.Struct] = struct.Struct("16s16sQIIIB6s6s7x")
+    source: bytes
+    destination: bytes
+    asked_ns: int
+    from_: int
+    ifindex: int
+    mtu: int
+    tos: int
+    hop_mac: bytes
+    own_mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Usage(Record):
     """Value of ``usage``, one for each CPU."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from ebpfnet.abi.flows import Counter, DropSample, Flow, Fragment, Ports, Tuple, Usage
-from ebpfnet.abi.numbers import DROP_MAX, DROP_SAMPLES, GENERATIONS, NAME_SIZE, Hook, Outcome
+from ebpfnet.abi.flows import Counter, DropSample, Flow, Fragment, Ports, Route, Tuple, Usage
+from ebpfnet.abi.numbers import DROP_MAX, DROP_SAMPLES, GENERATIONS, NAME_SIZE, ROUTES, Hook, Outcome
 from ebpfnet.abi.policies import Hits, PortRange, Rule, RuleKey
 from ebpfnet.abi.services import (
     Affinity,
@@ -77,6 +77,7 @@ TABLES: dict[str, TableSpec] = {
         TableSpec("rule_ports", MapType.HASH, PortRange.size(), Rule.size(), 262_144, BPF_F_NO_PREALLOC),
         TableSpec("rule_hits", MapType.LRU_PERCPU_HASH, 8, Hits.size(), 65_536),
         TableSpec("generations", MapType.ARRAY, 4, 4, GENERATIONS),
+        TableSpec("routes", MapType.PERCPU_ARRAY, 4, Route.size(), ROUTES),
         TableSpec("forwards", MapType.PERCPU_ARRAY, 4, Counter.size(), len(Hook) * len(Outcome)),
         TableSpec("drops", MapType.PERCPU_ARRAY, 4, Counter.size(), len(Hook) * DROP_MAX),
         TableSpec("drop_samples", MapType.ARRAY, 4, DropSample.size(), DROP_SAMPLES),

@@ -165,13 +165,16 @@ def rows(tables: Mapping[str, Table], name: str) -> Iterator[str]:
     """Yield every entry of one table with its fields named; raises ``KeyError`` for a table that is not there.
 
     Samples of drops that have not been yet are no entries, nor are counters that no reason has, nor generations that
-    nothing has changed yet.
+    nothing has changed yet, nor places that no route was kept in.
     """
     names = _names(tables)
     for key, value in tables[name].items():
         if name == "drop_samples" and not abi.DropSample.unpack(value).sequence:
             continue
         if name == "generations" and not any(value):
+            continue
+        if name == "routes":
+            yield from _routes(value)
             continue
         if name == "drops" and int.from_bytes(key, "little") % abi.DROP_MAX not in REASONS:
             continue
@@ -340,6 +343,16 @@ def _sample(sample: abi.DropSample, names: Mapping[int, str]) -> str:
     where = f"{sample.hook.name.lower()} {sample.reason.name} ifindex={sample.ifindex} length={sample.length}"
     rule = f" rule={_id_name(sample.rule, names)}" if sample.rule else ""
     return f"{sample.sequence} {where} {packet} seen_ns={sample.seen_ns}{rule}"
+
+
+def _routes(value: bytes) -> Iterator[str]:
+    size = abi.Route.size()
+    for cpu in range(len(value) // size):
+        kept = abi.Route.unpack(value[cpu * size : (cpu + 1) * size])
+        if kept.asked_ns:
+            ends = f"{abi.unpack_address(kept.source)} -> {abi.unpack_address(kept.destination)}"
+            way = f"ifindex={kept.ifindex} mac={kept.hop_mac.hex(':')} mtu={kept.mtu}"
+            yield f"cpu={cpu} {ends} tos={kept.tos} from={kept.from_} {way} asked_ns={kept.asked_ns}"
 
 
 def _counter(name: str, index: int, value: bytes) -> str:

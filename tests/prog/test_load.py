@@ -9,7 +9,7 @@ from tests.prog.loaded import Datapath
 INSTRUCTIONS_MAX = {
     "from_pod": 9500,
     "to_pod": 5500,
-    "from_network": 12000,
+    "from_network": 12500,
     "to_network": 8000,
     "from_pod_beside": 9500,
     "to_pod_beside": 5000,

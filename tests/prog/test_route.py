@@ -1,5 +1,6 @@
 """What the kernel's routing table says, with one to ask: an uplink, a router behind it, and a default route."""
 
+import itertools
 import subprocess
 
 import pytest
@@ -76,3 +77,54 @@ def test_the_header_of_big_tcp_is_not_on_the_wire(routed: Datapath) -> None:
     room = 1500 - 40 - 20
     assert routed.run("from_pod", bytes(train), gso=(2, room)).outcome == Outcome.NETWORK
     assert routed.run("from_pod", bytes(train), gso=(2, room + 1)).outcome == Outcome.STACK
+
+
+@pytest.mark.parametrize("change", ["neighbour", "route"])
+def test_a_change_is_heeded_at_the_next_tick(routed: Datapath, ends: Ends, change: str) -> None:
+    """What the table said is kept for as long as the coarse clock stands."""
+    sent = packets.ethernet() / packets.ip(ends.alice, ends.carol, ttl=64) / packets.udp(dport=POD_PORT)
+    assert routed.from_pod(sent).outcome == Outcome.NETWORK
+    router = "2001:db8:7::2" if ends.ipv6 else "192.0.2.2"
+    away = ["neigh", "replace", router, "lladdr", "02:00:00:00:07:09", "dev", "routed", "nud", "permanent"]
+    closed = ["-6" if ends.ipv6 else "-4", "route", "del", "default"]
+    subprocess.run(["ip", *(away if change == "neighbour" else closed)], check=True)
+    before = (Outcome.NETWORK, ROUTER_MAC)
+    after = (Outcome.NETWORK, "02:00:00:00:07:09") if change == "neighbour" else (Outcome.STACK, None)
+    for _ in range(100_000):
+        got = routed.from_pod(sent)
+        seen = (got.outcome, got.packet.dst if got.outcome == Outcome.NETWORK else None)
+        if seen == after:
+            break
+        assert seen == before
+    assert seen == after
+
+
+def test_a_way_is_kept_for_its_own_ends_alone(routed: Datapath, ends: Ends) -> None:
+    """Many of them share a place."""
+    prefix, routers = ("2001:db8:5::", "2001:db8:7::1:") if ends.ipv6 else ("198.18.0.", "192.0.2.")
+    macs = {str(number): f"02:00:00:00:08:{number:02x}" for number in range(100, 250)}
+    lines = [f"neigh add {routers}{each} lladdr {macs[each]} dev routed nud permanent" for each in macs]
+    lines += [f"route add {prefix}{each} via {routers}{each}" for each in macs]
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+    for port, each in itertools.product((1, 2), macs):
+        got = routed.from_pod(packets.ethernet() / packets.ip(ends.alice, prefix + each) / packets.udp(port, POD_PORT))
+        assert (got.outcome, got.packet.dst) == (Outcome.NETWORK, macs[each])
+
+
+def test_a_way_is_kept_for_its_type_of_service(routed: Datapath) -> None:
+    lines = ["neigh add 192.0.2.9 lladdr 02:00:00:00:07:09 dev routed nud permanent"]
+    lines += ["route add default tos 0x10 via 192.0.2.9"]
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+    for tos, mac in ((0, ROUTER_MAC), (0x10, "02:00:00:00:07:09")) * 2:
+        sent = packets.ethernet() / packets.ip(V4.alice, V4.carol, tos=tos) / packets.udp(dport=POD_PORT)
+        assert routed.from_pod(sent).packet.dst == mac
+
+
+@pytest.mark.parametrize("first", ["small", "large"])
+def test_a_way_that_is_kept_takes_no_more_than_it_may(routed: Datapath, ends: Ends, first: str) -> None:
+    sent = {
+        size: packets.ethernet() / packets.ip(ends.alice, ends.carol) / packets.udp(dport=POD_PORT, data=bytes(length))
+        for size, length in (("small", 100), ("large", 1500))
+    }
+    for size in (first, "small", "large", "small"):
+        assert routed.from_pod(sent[size]).outcome == (Outcome.NETWORK if size == "small" else Outcome.STACK)

@@ -42,6 +42,7 @@ RECORDS: dict[str, Any] = {
     "flow": abi.Flow,
     "fragment": abi.Fragment,
     "ports": abi.Ports,
+    "route": abi.Route,
     "netns": abi.Netns,
     "socket": abi.Socket,
     "counter": abi.Counter,

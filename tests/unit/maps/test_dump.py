@@ -32,6 +32,15 @@ def test_namespaces():
     assert list(rows(tables, "namespaces")) == ["1 -> this node", "1 -> this node", "9 -> fd00::1"]
 
 
+def test_routes_that_are_kept():
+    tables = {name: MemoryTable(abi.TABLES[name]) for name in ("names", "routes")}
+    kept = abi.Route(POD, POD[:-1] + bytes([9]), 5, 11, 13, 1500, 0, bytes(5) + b"\x01", bytes(6))
+    tables["routes"].put(bytes(4), kept.pack())
+    tables["routes"].put((1).to_bytes(4, "little"), bytes(abi.Route.size()))
+    row = "cpu=0 fd00::1 -> fd00::9 tos=0 from=11 ifindex=13 mac=00:00:00:00:00:01 mtu=1500 asked_ns=5"
+    assert list(rows(tables, "routes")) == [row]
+
+
 def put_policies() -> dict[str, MemoryTable]:
     names = ("names", "peers", "peer_blocks", "rules", "rule_ports", "rule_hits", "generations")
     tables = {name: MemoryTable(abi.TABLES[name]) for name in names}
