@@ -28,6 +28,16 @@ def comes(ends: Ends, transport: Packet, source: str = "", to: str = "") -> Pack
     return packets.ethernet(packets.STRANGER_MAC, UPLINK_MAC) / header / transport
 
 
+def opening(transport: str, ends: Ends) -> Packet:
+    """Return the first packet of a connection of some kind."""
+    return {
+        "tcp": packets.tcp(dport=POD_PORT),
+        "udp": packets.udp(dport=POD_PORT),
+        "sctp": packets.sctp(),
+        "echo": packets.echo(ends),
+    }[transport]
+
+
 def stopped(got: Result, reason: DropReason) -> bool:
     return (got.outcome, got.reason) == (Outcome.DROP, reason)
 
@@ -40,12 +50,7 @@ def test_policies_of_one_direction_say_nothing_of_the_other(policies: Policies, 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp", "sctp", "echo"])
 def test_egress_of_the_sender(policies: Policies, ends: Ends, transport: str):
-    first = {
-        "tcp": packets.tcp(dport=POD_PORT),
-        "udp": packets.udp(dport=POD_PORT),
-        "sctp": packets.sctp(),
-        "echo": packets.echo(ends),
-    }[transport]
+    first = opening(transport, ends)
     policies.isolate(ends.alice, EGRESS)
     for to in (ends.bob, ends.carol, ends.outside):
         assert stopped(ask(policies.datapath, ends, to, first), DropReason.POLICY_EGRESS)
@@ -55,12 +60,7 @@ def test_egress_of_the_sender(policies: Policies, ends: Ends, transport: str):
 
 @pytest.mark.parametrize("transport", ["tcp", "udp", "sctp", "echo"])
 def test_ingress_of_a_pod_here_is_judged_where_it_is_sent(policies: Policies, ends: Ends, transport: str):
-    first = {
-        "tcp": packets.tcp(dport=POD_PORT),
-        "udp": packets.udp(dport=POD_PORT),
-        "sctp": packets.sctp(),
-        "echo": packets.echo(ends),
-    }[transport]
+    first = opening(transport, ends)
     policies.isolate(ends.bob, INGRESS)
     assert stopped(ask(policies.datapath, ends, transport=first), DropReason.POLICY_INGRESS)
     assert ask(policies.datapath, ends, ends.carol, first).outcome == Outcome.STACK
