@@ -127,7 +127,7 @@ class Oracle:
                 if action is not None:
                     name = f" ({rule['name']})" if rule.get("name") else ""
                     whole = f"ClusterNetworkPolicy {policy['metadata']['name']} ({tier})"
-                    text = f"{whole}, {ends.direction} rule {index + 1}{name}"
+                    text = f"{whole}, {ends.direction}[{index}]{name}"
                     if action == "Accept":
                         return Answer("allow", frozenset([text]))
                     return Answer("deny", frozenset([text]), self._graceful(policy))
@@ -151,7 +151,7 @@ class Oracle:
                 if peers and not any(self._is_network_peer(policy, peer, ends.peer) for peer in peers):
                     continue
                 if not ports or any(self._is_port(port, ends.flow) for port in ports):
-                    allowing.add(f"NetworkPolicy {_name(policy)}, {ends.direction} rule {index + 1}")
+                    allowing.add(f"NetworkPolicy {_name(policy)}, {ends.direction}[{index}]")
         if allowing:
             return Answer("allow", frozenset(allowing))
         names = ", ".join(sorted(_name(policy) for policy in policies))

@@ -53,7 +53,7 @@ def direction_of(name: str) -> str:
         return isolated[1]
     found = _POLICY.match(name)
     words = name[found.end() :].removeprefix("refused: ") if found else ""
-    return words.split(" ", 1)[0] if found else ""
+    return words.split("[", 1)[0]
 
 
 def by_policy(found: Iterable[Hit], names: Mapping[int, str]) -> dict[str, Hit]:

@@ -262,7 +262,7 @@ def test_a_connection_and_a_drop_name_their_rule_and_the_commands_agree(world: W
     world.apply([SOME])
     world.check("asker>near", "stranger>near")
     flows = [row for row in rows(world, "flow", "list", "--pod", "asker") if row["destination_pod"] == "default/near"]
-    assert flows[0]["ingress_rule"] == "NetworkPolicy default/some, ingress rule 1"  # newest first
+    assert flows[0]["ingress_rule"] == "NetworkPolicy default/some, ingress[0]"  # newest first
     isolated = "isolated for ingress by NetworkPolicy default/some"
     assert rows(world, "drop", "list", "--samples", "--node", "node-a")[0]["rule"] == isolated
     for name, verdict in (("asker", "ALLOW"), ("stranger", "DENY")):

@@ -190,11 +190,11 @@ def test_get(alive: Node):
     assert found["pod_names"] == ["default/web"]
     assert [each["isolated"] for each in found["groups"]] == [["ingress"]]
     by_rule = {(row["rule"], row["verdict"]): row for row in found["decides"]}
-    first = by_rule["NetworkPolicy default/web, ingress rule 1", "allow"]
+    first = by_rule["NetworkPolicy default/web, ingress[0]", "allow"]
     assert first["ports"] == ["TCP 80-90"]
     assert first["peers"][0]["some"] == ["10.0.0.9 (default/client)", "fd00::9 (default/client)"]
-    assert by_rule["NetworkPolicy default/web, ingress rule 2", "allow"]["peers"][0]["some"] == ["192.0.2.0/24"]
-    assert by_rule["NetworkPolicy default/web, ingress rule 3", "accept"]["peers"] == []
+    assert by_rule["NetworkPolicy default/web, ingress[1]", "allow"]["peers"][0]["some"] == ["192.0.2.0/24"]
+    assert by_rule["NetworkPolicy default/web, ingress[2]", "accept"]["peers"] == []
     deny = by_rule["isolated for ingress by NetworkPolicy default/web", "deny"]
     assert (deny["denied"], deny["ports"]) == (4, ["any"])
     text = alive.ask("get", "web").stdout
@@ -207,7 +207,7 @@ def test_rules_are_named_where_packets_and_pods_are_listed(node: Node):
     (sample,) = json.loads(call("drop", "list", "--samples", *where).stdout)
     assert sample["rule"] == "isolated for ingress by NetworkPolicy default/web"
     flows = json.loads(call("flow", "list", "--pod", "client", *where).stdout)
-    assert flows[0]["ingress_rule"] == "NetworkPolicy default/web, ingress rule 1"
+    assert flows[0]["ingress_rule"] == "NetworkPolicy default/web, ingress[0]"
     pods = {row["pod"]: row["isolated"] for row in json.loads(call("pod", "list", *where).stdout)}
     assert pods == {"default/client": "egress", "default/web": "ingress", "default/other": ""}
     found = json.loads(call("pod", "get", "web", *where).stdout)
@@ -267,9 +267,9 @@ def test_diff(alive: Node, tmp_path: Path):
     assert [found[name] for name in ("flows", "cut", "left", "opened")] == [2, 2, 0, 1]
     changes = {(row["effect"], row["source"]): row for row in found["changes"]}
     row = changes["cut", "10.0.0.9:40000 (default/client)"]
-    rule, denied = "NetworkPolicy default/web, ingress rule 1", "isolated for ingress by NetworkPolicy default/web"
+    rule, denied = "NetworkPolicy default/web, ingress[0]", "isolated for ingress by NetworkPolicy default/web"
     assert (row["now"], row["then"]) == (rule, denied)
-    assert changes["opened", "192.0.2.200:40000"]["then"] == "NetworkPolicy default/web, ingress rule 1"
+    assert changes["opened", "192.0.2.200:40000"]["then"] == "NetworkPolicy default/web, ingress[0]"
     assert "2 open connections, 2 would be cut" in alive.ask("diff", "-f", str(path)).stdout
 
 

@@ -56,7 +56,7 @@ def test_which_policy_isolates_and_which_rule_allows(session: Session, server: s
     assert ask(session, {"apply": policy("one", server, ingress=[from_client])}) == {"ok": True}
     node = PODS[server][0]
     allowed = ask(session, flow)
-    rule = "NetworkPolicy default/one, ingress rule 1"
+    rule = "NetworkPolicy default/one, ingress[0]"
     assert (allowed["verdict"], allowed["rule"]) == ("allow", None)
     told = {"node": node, "direction": "ingress", "peer": "default/client"}
     assert allowed["policies"] == [

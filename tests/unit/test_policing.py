@@ -44,7 +44,7 @@ def test_a_policy_that_is_enforced():
     [told] = policing.policies(reconciled([*map(Upsert, FACTS)]), graceful=True)["policies"]
     assert (told["policy"], told["pods"], told["enforced"]) == ("NetworkPolicy default/web", ["default/here"], True)
     assert (told["established"], told["generation"], told["isolates"]) == ("graceful", 2, ["ingress"])
-    assert [rule["rule"] for rule in told["rules"]] == ["NetworkPolicy default/web, ingress rule 1"]
+    assert [rule["rule"] for rule in told["rules"]] == ["NetworkPolicy default/web, ingress[0]"]
 
 
 def test_a_policy_that_selects_nobody_here_is_known():

@@ -59,8 +59,8 @@ def test_what_policies_decided_with_the_rest_in_one_row():
     tables: dict[str, Table] = {"rule_hits": MemoryTable(HITS), "names": MemoryTable(abi.TABLES["names"])}
     for rule, (name, *counts) in enumerate(
         [
-            ("NetworkPolicy a/web, ingress rule 1", 5, 0, 0),
-            ("NetworkPolicy a/web, egress rule 2", 2, 0, 1),
+            ("NetworkPolicy a/web, ingress[0]", 5, 0, 0),
+            ("NetworkPolicy a/web, egress[1]", 2, 0, 1),
             ("isolated for ingress by NetworkPolicy a/deny", 0, 3, 0),
             ("", 0, 7, 0),
         ],

@@ -115,14 +115,14 @@ def statements_of(policy: Policy, direction: abi.Direction, numbers: Numbers) ->
 
 
 _Place = tuple[Stage, tuple[int, str, int], str, str]
-"""Stage, order, what the rule's id is made of, and its text. Indexes count from 0 in ids, from 1 for people."""
+"""Stage, order, what the rule's id is made of, and its text. The text has the rule's path in the manifest."""
 
 
 def _place_network(policy: Policy, direction: abi.Direction, index: int, rule: PolicyRule | ClusterRule) -> _Place:
     """Rules for all ports come first: any that allows will do, and these need no entry for a port."""
     name, word = f"{policy.ref.namespace}/{policy.ref.name}", direction.name.lower()
     order = (1 if rule.ports else 0, name, index)
-    text = f"NetworkPolicy {name}, {word} rule {index + 1}"
+    text = f"NetworkPolicy {name}, {word}[{index}]"
     return Stage.NAMESPACED, order, f"rule NetworkPolicy {name} {word} {index}", text
 
 
@@ -132,7 +132,7 @@ def _place_cluster(policy: Policy, direction: abi.Direction, index: int, rule: P
     name, word = policy.ref.name, direction.name.lower()
     tier = policy.tier.name.capitalize()
     stage = Stage.ADMIN if policy.tier == Tier.ADMIN else Stage.BASELINE
-    text = f"ClusterNetworkPolicy {name} ({tier}), {'refused: ' if policy.refused else ''}{word} rule {index + 1}"
+    text = f"ClusterNetworkPolicy {name} ({tier}), {'refused: ' if policy.refused else ''}{word}[{index}]"
     key = f"rule ClusterNetworkPolicy {tier} {name} {word} {index}{' refused' if policy.refused else ''} {rule.name}"
     order = (policy.priority, name, index)
     return stage, order, key, f"{text} ({rule.name})" if rule.name else text

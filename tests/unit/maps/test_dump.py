@@ -44,7 +44,7 @@ def test_routes_that_are_kept():
 def put_policies() -> dict[str, MemoryTable]:
     names = ("names", "peers", "peer_blocks", "rules", "rule_ports", "rule_hits", "generations")
     tables = {name: MemoryTable(abi.TABLES[name]) for name in names}
-    for identity, text in ((7, "NetworkPolicy default/web"), (8, "NetworkPolicy default/web, ingress rule 2")):
+    for identity, text in ((7, "NetworkPolicy default/web"), (8, "NetworkPolicy default/web, ingress[1]")):
         tables["names"].put(identity.to_bytes(8, "little"), abi.pack_name(text))
     tables["peers"].put(POD, (3).to_bytes(4, "little"))
     block = abi.Block(96 + 8, abi.pack_address(ipaddress.ip_address("10.0.0.0")))
@@ -62,7 +62,7 @@ def put_policies() -> dict[str, MemoryTable]:
 
 def test_policies():
     tables = put_policies()
-    group, rule = '"NetworkPolicy default/web"', '"NetworkPolicy default/web, ingress rule 2"'
+    group, rule = '"NetworkPolicy default/web"', '"NetworkPolicy default/web, ingress[1]"'
     assert {name: list(rows(tables, name)) for name in tables if name != "names"} == {
         "peers": ["fd00::1 class=3"],
         "peer_blocks": ["10.0.0.0/8 class=4"],

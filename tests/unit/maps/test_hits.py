@@ -10,9 +10,9 @@ from ebpfnet.maps.hits import direction_of, policies_of
 @pytest.mark.parametrize(
     ("name", "direction", "policies"),
     [
-        ("NetworkPolicy default/web, ingress rule 2", "ingress", ("NetworkPolicy default/web",)),
-        ("ClusterNetworkPolicy deny (Admin), egress rule 1 (no-dns)", "egress", ("ClusterNetworkPolicy deny",)),
-        ("ClusterNetworkPolicy x (Baseline), refused: ingress rule 1", "ingress", ("ClusterNetworkPolicy x",)),
+        ("NetworkPolicy default/web, ingress[1]", "ingress", ("NetworkPolicy default/web",)),
+        ("ClusterNetworkPolicy deny (Admin), egress[0] (no-dns)", "egress", ("ClusterNetworkPolicy deny",)),
+        ("ClusterNetworkPolicy x (Baseline), refused: ingress[0]", "ingress", ("ClusterNetworkPolicy x",)),
         (
             "isolated for egress by NetworkPolicy a/b, a/c (refused)",
             "egress",

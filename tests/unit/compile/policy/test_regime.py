@@ -94,8 +94,8 @@ def test_rule_ids_and_names():
     assert found.outcome(frozenset([asks("y")])).base == Decision(abi.Verdict.ALLOW, rule_id("a", 1))
     isolated = abi.identify("isolated ingress default/a")
     assert found.names == {
-        rule_id("a", 0): "NetworkPolicy default/a, ingress rule 1",
-        rule_id("a", 1): "NetworkPolicy default/a, ingress rule 2",
+        rule_id("a", 0): "NetworkPolicy default/a, ingress[0]",
+        rule_id("a", 1): "NetworkPolicy default/a, ingress[1]",
         isolated: "isolated for ingress by NetworkPolicy default/a",
     }
     assert found.outcome(NOBODY).base == Decision(abi.Verdict.DENY, isolated)
@@ -103,7 +103,7 @@ def test_rule_ids_and_names():
 
 def test_names_of_cluster_policies():
     found = under(wide("c", ClusterRule("", Action.DENY, (app("x"),)), ClusterRule("no", Action.DENY)))
-    texts = ["ClusterNetworkPolicy c (Admin), ingress rule 1", "ClusterNetworkPolicy c (Admin), ingress rule 2 (no)"]
+    texts = ["ClusterNetworkPolicy c (Admin), ingress[0]", "ClusterNetworkPolicy c (Admin), ingress[1] (no)"]
     assert [*found.names.values()] == texts
     assert found.outcome(NOBODY).base.rule == abi.identify("rule ClusterNetworkPolicy Admin c ingress 1 no")
 
@@ -111,7 +111,7 @@ def test_names_of_cluster_policies():
 def test_refused_ones_say_so():
     found = under(policy("a", refused=True), policy("b"), wide("c", ClusterRule("", Action.DENY), refused=True))
     assert "isolated for ingress by NetworkPolicy default/a (refused), default/b" in found.names.values()
-    assert "ClusterNetworkPolicy c (Admin), refused: ingress rule 1" in found.names.values()
+    assert "ClusterNetworkPolicy c (Admin), refused: ingress[0]" in found.names.values()
 
 
 @pytest.mark.parametrize("length", [1, 20, 200, 253])
