@@ -39,9 +39,8 @@ VERDICTS = ("allowed", "denied", "audited")
 
 def decided(tables: Mapping[str, Table], limit: int) -> Iterator[Decided]:
     """Yield what the ``limit`` policies decided that decided most, and the sum of all others; raises ``TableError``."""
-    found = list(hits(tables["rule_hits"]))
-    named = {each.rule: _name(tables["names"], each.rule) for each in found}
-    sums = {policy: list(hit[1:]) for policy, hit in by_policy(found, named).items()}
+    found = by_policy(hits(tables["rule_hits"]), lambda rule: _name(tables["names"], rule))
+    sums = {policy: list(hit[1:]) for policy, hit in found.items()}
     rest = [0, 0, 0]
     for place, (policy, counts) in enumerate(sorted(sums.items(), key=lambda each: (-sum(each[1]), each[0]))):
         if place >= limit:

@@ -28,6 +28,11 @@ def identify(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1
 
 
+def continued(identity: int) -> int:
+    """Return the id under which ``names`` has what did not fit under another, if anything: itself one such piece."""
+    return identify(f"more of {identity:016x}")
+
+
 class Record:
     """Packing shared by all records; ``layout`` is a ``struct`` format in native order, padding written out."""
 

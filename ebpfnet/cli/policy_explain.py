@@ -20,7 +20,7 @@ from ebpfnet.cli.rules import Rules
 from ebpfnet.cli.sets import Sets
 from ebpfnet.exits import BadInput, Disagreement, EbpfnetError, NotRunning
 from ebpfnet.maps import pins
-from ebpfnet.maps.hits import policies_of
+from ebpfnet.maps.hits import policies_by
 from ebpfnet.maps.judge import Judgement, judge
 
 PROTOCOLS = {"TCP": abi.Protocol.TCP, "UDP": abi.Protocol.UDP, "SCTP": abi.Protocol.SCTP, "ICMP": abi.Protocol.ICMP}
@@ -194,7 +194,7 @@ def _way(
         "verdict": found.verdict.name.lower(),
         "rule": name or None,
         "rule_id": f"{found.rule:016x}" if found.rule else None,
-        "policies": list(policies_of(name)),
+        "policies": list(policies_by(found.rule, place.rules.name)),
         "graceful": found.graceful,
         "class": found.peers if found.group else None,
         "peers": place.rules.peers(found.peers) if found.group else None,

@@ -10,7 +10,7 @@ from ebpfnet import abi
 from ebpfnet.abi import Direction, Verdict
 from ebpfnet.cli.lookup import Lookup
 from ebpfnet.maps.dump import block_name, protocol_name
-from ebpfnet.maps.hits import Hit, direction_of, hits, policies_of
+from ebpfnet.maps.hits import Hit, direction_of, hits, policies_by, policies_of
 from ebpfnet.maps.judge import EVERYBODY
 
 _BITS = 16
@@ -89,7 +89,7 @@ class Rules:
         """What each policy decides, by ``KIND [NAMESPACE/]NAME``; default denies count for all that isolate."""
         found: dict[str, list[Decides]] = {}
         for each in self.entries:
-            for policy in policies_of(self.name(each.rule.id)):
+            for policy in policies_by(each.rule.id, self.name):
                 found.setdefault(policy, []).append(each)
         return found
 

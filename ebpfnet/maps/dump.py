@@ -10,6 +10,7 @@ import enum
 from collections.abc import Iterator, Mapping
 
 from ebpfnet import abi
+from ebpfnet.maps.hits import pieces
 from ebpfnet.maps.percpu import totals
 from ebpfnet.maps.table import Table
 
@@ -148,7 +149,8 @@ def summary(tables: Mapping[str, Table]) -> list[str]:
         wire = f"ifindex={pod.wire.ifindex} mac={pod.wire.mac.hex(':')}"
         lines.append(f"POD {read.label(pod.id)} {abi.unpack_address(key)} {wire}")
     for name in ("rules", "rule_ports"):
-        read.used.update(abi.Rule.unpack(value).id for _, value, *_ in tables[name].items())
+        rules = {abi.Rule.unpack(value).id for _, value, *_ in tables[name].items()}
+        read.used.update(each for rule in rules for each, _ in pieces(rule, lambda one: read.names.get(one, "")))
     lines += [f"STRAY set {read.label(identity)}" for identity in read.sets if identity not in read.used]
     lines += [f"STRAY slot of {read.names.get(abi.Slot.unpack(key).set, 'nothing')}" for key in read.slots]
     lines += [f"STRAY name {text}" for identity, text in read.names.items() if identity not in read.used]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from ebpfnet import abi
@@ -33,8 +33,8 @@ def hits(table: Table) -> Iterator[Hit]:
 def policies_of(name: str) -> tuple[str, ...]:
     """Return the policies that a rule's name in ``names`` speaks of, as ``KIND [NAMESPACE/]NAME``.
 
-    One, or for what drops because nothing allows it all that isolate the pod, as far as there was room for them. ():
-    it is no rule's name.
+    One, or for what drops because nothing allows it those that isolate the pod, as far as there was room for them
+    (``policies_by``: all). (): it is no rule's name.
     """
     found = _POLICY.match(name)
     if found:
@@ -44,6 +44,20 @@ def policies_of(name: str) -> tuple[str, ...]:
         return ()
     listed = _MORE.sub("", isolated[2]).rstrip("…").split(", ")
     return tuple(f"NetworkPolicy {each.removesuffix(' (refused)')}" for each in listed)
+
+
+def pieces(rule: int, name_of: Callable[[int], str]) -> Iterator[tuple[int, str]]:
+    """Yield a rule's name and, where it goes on under other ids, the rest, each with its id."""
+    while name := name_of(rule):
+        yield rule, name
+        if not _MORE.search(name) or not _ISOLATED.fullmatch(name):
+            return
+        rule = abi.continued(rule)
+
+
+def policies_by(rule: int, name_of: Callable[[int], str]) -> tuple[str, ...]:
+    """Return all policies that a rule is of: ``policies_of`` over everything that ``names`` says of it."""
+    return tuple(each for _, name in pieces(rule, name_of) for each in policies_of(name))
 
 
 def direction_of(name: str) -> str:
@@ -56,11 +70,11 @@ def direction_of(name: str) -> str:
     return words.split("[", 1)[0]
 
 
-def by_policy(found: Iterable[Hit], names: Mapping[int, str]) -> dict[str, Hit]:
-    """Return the sums of each policy; ``names`` is what ``names`` holds. What several isolate is counted for each."""
+def by_policy(found: Iterable[Hit], name_of: Callable[[int], str]) -> dict[str, Hit]:
+    """Return the sums of each policy; ``name_of`` asks ``names``. What several isolate is counted for each."""
     sums: dict[str, Hit] = {}
     for each in found:
-        for policy in policies_of(names.get(each.rule, "")):
+        for policy in policies_by(each.rule, name_of):
             before = sums.get(policy, Hit(0, 0, 0, 0))
             sums[policy] = Hit(0, *(one + more for one, more in zip(before[1:], each[1:], strict=True)))
     return sums

@@ -8,7 +8,7 @@ allows and nothing else; one that none isolates is asked for in the tier Baselin
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ebpfnet import abi
@@ -47,10 +47,13 @@ NOBODY_ASKED = Decision(Verdict.ALLOW, 0)
 
 
 class Isolation(NamedTuple):
-    """What a subject gets that NetworkPolicies isolate in a direction, and none of their rules allows."""
+    """What a subject gets that NetworkPolicies isolate in a direction, and none of their rules allows.
+
+    ``names`` says for people whose it is: under its id, and, where that is too long, under those that follow it.
+    """
 
     rule: int
-    text: str
+    names: tuple[tuple[int, str], ...]
     graceful: bool
 
     @classmethod
@@ -60,20 +63,28 @@ class Isolation(NamedTuple):
         names = [f"{each.ref.namespace}/{each.ref.name}{' (refused)' if each.refused else ''}" for each in listed]
         word = direction.name.lower()
         kind = all(graceful if each.graceful is None else each.graceful for each in listed)
-        return cls(abi.identify(f"isolated {word} {' '.join(names)}"), _isolated(word, names), kind)
+        rule = abi.identify(f"isolated {word} {' '.join(names)}")
+        return cls(rule, tuple(_pieces(rule, word, names)), kind)
 
 
-def _isolated(word: str, names: Sequence[str]) -> str:
-    """As many names as there is room for, and how many more there are."""
+def _pieces(identity: int, word: str, names: Sequence[str]) -> Iterator[tuple[int, str]]:
+    while names:
+        text, count = _isolated(word, names)
+        yield identity, text
+        identity, names = abi.continued(identity), names[count:]
+
+
+def _isolated(word: str, names: Sequence[str]) -> tuple[str, int]:
+    """As many names as there is room for, and how many more there are; and how many have room."""
     text = f"isolated for {word} by NetworkPolicy {names[0]}"
     for count, name in enumerate(names[1:], 1):
         more = f" and {len(names) - count} more"
         following = f"{text}, {name}"
         rest = f" and {len(names) - count - 1} more" if count + 1 < len(names) else ""
         if len((following + rest).encode()) >= abi.NAME_SIZE:
-            return text + more
+            return text + more, count
         text = following
-    return text
+    return text, len(names)
 
 
 class View(NamedTuple):

@@ -112,7 +112,7 @@ class Regime:
             self.names.update(part.names)
         for view in self._views:
             if view is not None and view.isolation is not None:
-                self.names[view.isolation.rule] = view.isolation.text
+                self.names.update(view.isolation.names)
         self.port_names: frozenset[PortName] = frozenset()
         if direction == abi.Direction.EGRESS:
             self.port_names = frozenset[PortName]().union(*(part.port_names for part in parts.values()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ebpfnet import abi
 from ebpfnet.compile.policy.entries import rule_entries
@@ -17,12 +17,18 @@ class Entry:
 
     __slots__ = ("names", "outcome", "ports", "uses", "value")
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: Outcome, texts: Mapping[int, str]) -> None:
         self.outcome = outcome
         self.value, self.ports = rule_entries(outcome)
         ids = {int.from_bytes(value[_ID], "little") for value in (self.value, *self.ports.values())}
-        self.names = tuple(ids - {0})
+        self.names = tuple(each for rule in ids - {0} for each in _pieces(rule, texts))
         self.uses = 0
+
+
+def _pieces(identity: int, texts: Mapping[int, str]) -> Iterator[int]:
+    yield identity
+    while (identity := abi.continued(identity)) in texts:
+        yield identity
 
 
 class Entries:
@@ -50,7 +56,7 @@ class Entries:
         """Use an outcome's entry; ``texts`` has the names of all that it mentions."""
         entry = self._held.get(outcome)
         if entry is None:
-            entry = self._held[outcome] = Entry(outcome)
+            entry = self._held[outcome] = Entry(outcome, texts)
             if entry.ports:  # others may differ in what they say of all other ports only
                 self._sharing[entry.value[_PORTS]] = self._sharing.get(entry.value[_PORTS], 0) + 1
             for key, value in entry.ports.items():

@@ -8,6 +8,8 @@ import pytest
 
 from ebpfnet import abi
 from ebpfnet.abi import Direction, Verdict
+from ebpfnet.maps import dump
+from ebpfnet.maps.hits import policies_by
 from ebpfnet.maps.judge import judge
 from ebpfnet.maps.table import Table
 from ebpfnet.model.facts import Delete, Kind, NetworkPolicy, Peer, PeersKnown, PodPeer, PolicyRule, Ref, Synced, Upsert
@@ -43,6 +45,26 @@ def test_policies_and_peers_come_and_go():
     assert verdict(tables, STRANGER) == Verdict.ALLOW
     settle(reconciler, clock)
     assert [name for name in ("peers", "rules", "rule_ports") if dict(tables[name].items())] == []
+
+
+def test_every_policy_that_isolates_is_named_and_no_name_is_left_behind():
+    tables = memory_tables()
+    reconciler = begin(tables, clock := Clock())
+    many = [NetworkPolicy(Ref(Kind.NETWORK_POLICY, "default", f"p{each:080}"), EVERYTHING, ()) for each in range(30)]
+    reconciler.apply([Upsert(pod("near", "10.1.0.1")), *map(Upsert, many), Synced()])
+    rule = judge(tables, STRANGER, NEAR, TCP, 80, Direction.INGRESS).rule
+    assert policies_by(rule, lambda each: names(tables).get(each, "")) == tuple(str(each.ref) for each in many)
+    assert [line for line in dump.summary(tables) if line.startswith("STRAY")] == []
+    before = writes(tables)
+    begin(tables, clock).apply([Upsert(pod("near", "10.1.0.1")), *map(Upsert, many), Synced()])
+    assert writes(tables) == before
+    reconciler.apply([Delete(each.ref) for each in many])
+    settle(reconciler, clock)
+    assert [*names(tables).values()] == ["default/near"]
+
+
+def names(tables: dict[str, Table]) -> dict[int, str]:
+    return {int.from_bytes(key, "little"): abi.unpack_name(value) for key, value in tables["names"].items()}
 
 
 def test_while_peers_are_not_known_those_in_the_tables_stay():

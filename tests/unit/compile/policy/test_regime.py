@@ -14,6 +14,7 @@ from ebpfnet.compile.policy.outcome import NOBODY_ASKED, Decision, Outcome, Span
 from ebpfnet.compile.policy.predicates import HasPort, PodsWhere, Within
 from ebpfnet.compile.policy.regime import Parts, Regime, regime
 from ebpfnet.compile.policy.subjects import NamedPort, make_subject
+from ebpfnet.maps.hits import policies_by
 from ebpfnet.model.facts import (
     Action,
     ClusterNetworkPolicy,
@@ -118,11 +119,13 @@ def test_refused_ones_say_so():
 def test_every_name_fits(length: int):
     policies = [policy(f"{index:0{length}}") for index in range(250)]
     found = under(*policies, wide("c" * 253, ClusterRule("ü" * 100, Action.DENY)))
-    texts = [found.names[found.outcome(NOBODY).base.rule], found.names[abi.identify(_isolated(policies))]]
+    isolation = abi.identify(_isolated(policies))
     assert all(abi.pack_name(text) for text in found.names.values())
-    shown = texts[1].count("default/")
-    assert texts[1].endswith(f" and {250 - shown} more") or shown == 250
+    shown = found.names[isolation].count("default/")
+    assert found.names[isolation].endswith(f" and {250 - shown} more") or shown == 250
     assert shown >= 1
+    listed = policies_by(isolation, lambda rule: found.names.get(rule, ""))
+    assert listed == tuple(sorted(str(each.ref) for each in policies))
 
 
 def _isolated(policies: list[NetworkPolicy]) -> str:
