@@ -193,8 +193,7 @@ class Hint(NamedTuple):
 class EndpointSlice:
     """Endpoints of one service and family; ``endpoints`` is packed (``ebpfnet.model.endpoints``).
 
-    ``nodes`` and ``hints`` stand beside the packed records, one each; () where no endpoint has any. ``weight``: of each
-    endpoint, among the service's (1 unless said otherwise).
+    ``nodes`` and ``hints`` stand beside the packed records, one each; () where no endpoint has any. ``weight``: each's.
     """
 
     ref: Ref
@@ -295,13 +294,14 @@ class NodePeer:
 class ClusterRule:
     """A rule of a cluster's policy; of ``peers`` and ``ports`` none means all, as in ``PolicyRule``.
 
-    One that must match nothing has a single peer, pods that ``NOTHING`` selects.
+    One that must match nothing has one peer, pods that ``NOTHING`` selects. ``places``: theirs, where not [0], [1], …
     """
 
     name: str
     action: Action
     peers: tuple[PodPeer | IPBlock | NodePeer, ...] = ()
     ports: tuple[PolicyPort, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ def _rule(rule: Rule, field: str, end: str, name: Name) -> ClusterRule:
     _bounded(rule.peers, f"{field}.{end}")
     shut = "its rule accepts nothing" if action == Action.ACCEPT else "its rule denies everything"
     peers: list[Peer] = []
+    places: list[str] = []
     closed = False
     for index, each in enumerate(rule.peers):
         where = f"{field}.{end}[{index}]"
@@ -118,13 +119,22 @@ def _rule(rule: Rule, field: str, end: str, name: Name) -> ClusterRule:
             name(where, f"{reason}: {shut}")
             closed = True
         else:
-            peers += _peer(each, where)
+            found = _peer(each, where)
+            peers += found
+            places += _places(index, each, found)
     ports = _ports(rule, field, any("networks" in each or "nodes" in each for each in rule.peers))
     if not closed:
-        return ClusterRule(called, action, tuple(peers), ports)
+        several = tuple(places) if any("." in place for place in places) else ()
+        return ClusterRule(called, action, tuple(peers), ports, several)
     return (
         ClusterRule(called, action, (NOBODY,), ports) if action == Action.ACCEPT else ClusterRule(called, Action.DENY)
     )
+
+
+def _places(index: int, given: Mapping[str, Any], found: Sequence[Peer]) -> list[str]:
+    """Return where in the list of peers what was made of one of them is: each network is a peer of its own here."""
+    many = given.get("networks") is not None
+    return [f"[{index}].networks[{at}]" if many else f"[{index}]" for at in range(len(found))]
 
 
 def _unknown(given: Mapping[str, Any], known: Sequence[str]) -> str:

@@ -114,6 +114,8 @@ def test_pods_as_peers(end: str):
 def test_networks_and_nodes_as_peers():
     v4, v6 = ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")
     assert peers({"networks": ["10.0.0.0/8", "fd00::1/8"]}) == (IPBlock(v4), IPBlock(v6))
+    [made] = fact(egress=[rule(to=[{"nodes": {}}, {"networks": ["10.0.0.0/8", "fd00::/8"]}])]).egress
+    assert made.places == ("[0]", "[1].networks[0]", "[1].networks[1]")
     assert peers({"nodes": {}}, {"nodes": WEB}) == (NodePeer(EVERYTHING), NodePeer(WEB_ONLY))
     assert peers({"nodes": {}, "networks": None}) == (NodePeer(EVERYTHING),)
 
