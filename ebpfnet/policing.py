@@ -28,7 +28,12 @@ def answers(lock: threading.Lock, reconciler: Reconciler, graceful: bool) -> sta
             held = hold(reconciler)
         return facts(held, graceful=graceful)
 
-    return {"policies": tell_policies, "facts": tell_facts}
+    def tell_citation(*, group: int, direction: int, peers: int, rule: int, protocol: int, port: int) -> dict[str, Any]:
+        with lock:
+            found = reconciler.policies.regimes.cite(group, Direction(direction), peers, rule, protocol, port)
+        return {"citation": found and found.document()}
+
+    return {"policies": tell_policies, "facts": tell_facts, "citation": tell_citation}
 
 
 def policies(reconciler: Reconciler, *, graceful: bool) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The agent's socket: one JSON request a line (``{"get": "status"}``, …), one JSON answer a line."""
+"""The agent's socket: one JSON request a line, one JSON answer a line.
+
+A request is ``{"get": "status"}``, or ``{"get": "citation", "about": {…}}`` where that must be said.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ PATIENCE_S = 2.0
 AGAIN_S = 1.0
 CONNECTIONS_MAX = 64
 
-Answers = Mapping[str, Callable[[], dict[str, Any]]]
-"""What may be asked for, by name."""
+Answers = Mapping[str, Callable[..., dict[str, Any]]]
+"""What may be asked for, by name; what a request is ``about`` are the keyword arguments."""
 
 
 def serve(run: Path, answers: Answers, stop: threading.Event) -> None:
@@ -65,7 +68,7 @@ def _listen(listener: socket.socket, path: Path, stop: threading.Event) -> bool:
 
 def _hear(connection: socket.socket, answers: Answers, room: threading.Semaphore) -> None:
     """Answer one connection; one that says nothing holds up no other."""
-    with connection, contextlib.suppress(OSError, ValueError, RecursionError):
+    with connection, contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
         connection.settimeout(PATIENCE_S)
         _answer(connection, answers)
     room.release()
@@ -77,6 +80,8 @@ def _answer(connection: socket.socket, answers: Answers) -> None:
         match request:
             case {"get": "ping"}:
                 answer: dict[str, Any] = {"ok": True, "pid": os.getpid()}
+            case {"get": str(what), "about": dict(about)} if what in answers:
+                answer = answers[what](**about)
             case {"get": str(what)} if what in answers:
                 answer = answers[what]()
             case _:
@@ -86,15 +91,16 @@ def _answer(connection: socket.socket, answers: Answers) -> None:
         stream.flush()
 
 
-def ask(run: Path, what: str = "status", timeout_s: float = 5.0) -> dict[str, Any]:
+def ask(run: Path, what: str = "status", timeout_s: float = 5.0, **about: Any) -> dict[str, Any]:
     """Return an agent's answer; raises ``NotRunning`` when none is there."""
     path = run / NAME
+    request = {"get": what, "about": about} if about else {"get": what}
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_s)
             connection.connect(str(path))
             with connection.makefile("rwb") as stream:
-                stream.write(json.dumps({"get": what}).encode() + b"\n")
+                stream.write(json.dumps(request).encode() + b"\n")
                 stream.flush()
                 answer = json.loads(stream.readline())
     except (OSError, ValueError) as error:

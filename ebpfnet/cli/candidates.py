@@ -89,4 +89,9 @@ def _policies(ctx: click.Context) -> Iterable[str]:
 
 policies = _offer(_policies)
 pods = _offer(_from_tables(lambda lookup: lookup.pods.values()))
+pods_and_services = _offer(
+    _from_tables(
+        lambda lookup: [*lookup.pods.values(), *(f"svc/{each}" for each in map(without_port, lookup.services))]
+    )
+)
 tables = _offer(lambda _: abi.TABLES)

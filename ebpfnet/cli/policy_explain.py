@@ -2,58 +2,42 @@
 
 from __future__ import annotations
 
-import ipaddress
-import itertools
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
 from ebpfnet import abi
-from ebpfnet.abi import Direction, Mark, Verdict
+from ebpfnet.abi import Direction, Mark, Protocol, Verdict
 from ebpfnet.cli import candidates
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
-from ebpfnet.cli.lookup import NoSuchName, full_name
+from ebpfnet.cli.policy_ends import Asked, Place, resolve
 from ebpfnet.cli.rules import Rules
-from ebpfnet.cli.sets import Sets
-from ebpfnet.exits import BadInput, Disagreement, EbpfnetError, NotRunning
+from ebpfnet.exits import Disagreement, EbpfnetError, NotRunning
 from ebpfnet.maps import pins
-from ebpfnet.maps.hits import policies_by
+from ebpfnet.maps.dump import protocol_name
+from ebpfnet.maps.hits import policies_by, policies_of, rule_of
 from ebpfnet.maps.judge import Judgement, judge
 
-PROTOCOLS = {"TCP": abi.Protocol.TCP, "UDP": abi.Protocol.UDP, "SCTP": abi.Protocol.SCTP, "ICMP": abi.Protocol.ICMP}
+PROTOCOLS = {"TCP": Protocol.TCP, "UDP": Protocol.UDP, "SCTP": Protocol.SCTP, "ICMP": Protocol.ICMP}
+_COLORS = {"allow": "green", "deny": "red", "audit": "yellow"}
 
 
-class End(NamedTuple):
-    """One end of a connection: a packed address, and the pod's name where it is one's."""
-
-    address: bytes
-    pod: str
-
-    def __str__(self) -> str:
-        plain = str(abi.unpack_address(self.address))
-        return f"{self.pod} ({plain})" if self.pod else plain
-
-    @property
-    def version(self) -> int:
-        """4 or 6."""
-        return abi.unpack_address(self.address).version
-
-
-class Place(NamedTuple):
-    """A node, and what its tables say."""
-
-    instance: nodes.Instance
-    rules: Rules
+def _port(ctx: click.Context, param: click.Parameter, text: str | None) -> str | None:
+    if text is not None and text.isascii() and text.isdigit() and not 1 <= int(text[:6]) <= 65535:
+        raise click.BadParameter(f"{text} is not a port (1 to 65535)", ctx, param)
+    return text
 
 
 @click.command()
-@click.option("--from", "source", required=True, metavar="NAMESPACE/POD|IP", shell_complete=candidates.pods)
-@click.option("--to", "destination", required=True, metavar="NAMESPACE/POD|IP", shell_complete=candidates.pods,
-              help="Of a service's address its backends are asked about.")  # fmt: skip
-@click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="The destination's; ICMP has none.")
+@click.option("--from", "source", required=True, metavar="[NAMESPACE/]POD|IP", shell_complete=candidates.pods)
+@click.option("--to", "destination", required=True, metavar="[NAMESPACE/]POD|svc/[NAMESPACE/]SERVICE|IP",
+              shell_complete=candidates.pods_and_services, help="Of a service, each backend.")  # fmt: skip
+@click.option(
+    "--port", metavar="N|NAME", callback=_port, help="The destination's; of a service also by name. ICMP has none."
+)
 @click.option("--protocol", type=click.Choice(list(PROTOCOLS), case_sensitive=False), default="TCP", show_default=True)
 @click.option("--confirm/--no-confirm", default=True, help="Also send the packet through the programs.")
 @click.option("--cache", type=click.Path(path_type=Path), metavar="DIR", help="Where compiled programs are kept.")
@@ -63,7 +47,7 @@ def explain(
     instances: list[nodes.Instance],
     source: str,
     destination: str,
-    port: int | None,
+    port: str | None,
     protocol: str,
     output: str,
     *,
@@ -74,24 +58,16 @@ def explain(
     """Say which policy and rule decide about a connection, where it leaves its pod and where it comes to one.
 
     Found in the live tables, and confirmed by a packet that is sent through the same programs over a copy of them:
-    nothing of the node is touched. When the two disagree, the exit code is 11.
+    nothing of the node is touched. When the two disagree, the exit code is 11. Which entry of the rule's peers means
+    the other end is asked of the node's agent.
+
+    A service is one that has the port where no pod has its name; `svc/NAME` says so.
     """
     del headers
-    if port is None and protocol.upper() != "ICMP":
-        raise click.UsageError("--port is missing (only --protocol ICMP can do without)")
     with ExitStack() as stack:
         places = [Place(each, Rules(stack.enter_context(pins.opened(each.pins)))) for each in instances]
-        asked = [
-            (sender, target, at)
-            for sender, (target, at) in itertools.product(
-                _find(places, source),
-                _reached(places, _find(places, destination), port or 0, PROTOCOLS[protocol.upper()]),
-            )
-            if sender.version == target.version
-        ]
-        if not asked:
-            raise BadInput(f"{source} and {destination} have no address family in common")
-        rows = [row for each in asked for row in _ways(places, *each, PROTOCOLS[protocol.upper()])]
+        asked = resolve(places, source, destination, port, PROTOCOLS[protocol.upper()])
+        rows = [row for each in asked for row in _ways(places, each)]
         if confirm:
             _confirm(places, rows, cache)
     for row in rows:
@@ -99,7 +75,8 @@ def explain(
     if output in {"json", "yaml"}:
         form.document(rows, output)
     else:
-        click.echo("\n".join(line for row in rows for line in _lines(row)))
+        pairs = zip(asked, rows[::2], rows[1::2], strict=True)
+        click.echo("\n".join(line for each, *both in pairs for line in _lines(each, both)))
     wrong = [row for row in rows if row["confirmed"] is False]
     if wrong:
         raise Disagreement(
@@ -107,77 +84,24 @@ def explain(
         )
 
 
-def _find(places: list[Place], text: str) -> list[End]:
-    """Return the ends that a word means, one for each address; raises ``NoSuchName``."""
-    try:
-        raw = abi.pack_address(ipaddress.ip_address(text))
-    except ValueError:
-        pass
-    else:
-        return [
-            End(raw, next((place.rules.lookup.pods[raw] for place in places if raw in place.rules.lookup.pods), ""))
-        ]
-    wanted = full_name(text)
-    found = {raw: None for place in places for raw, pod in place.rules.lookup.pods.items() if pod == wanted}
-    if not found:
-        found = {raw: None for place in places for raw in _elsewhere(place.instance, wanted)}
-    if not found:
-        raise NoSuchName(f"no pod {wanted!r} here, and no agent knows its address: give the address")
-    return sorted(End(raw, wanted) for raw in found)
+def _ways(places: list[Place], asked: Asked) -> list[dict[str, Any]]:
+    return [_way(places, direction, asked) for direction in (Direction.EGRESS, Direction.INGRESS)]
 
 
-def _elsewhere(instance: nodes.Instance, wanted: str) -> list[bytes]:
-    """Ask the agent for a pod of another node; it knows those that policies may mean."""
-    from ebpfnet.model.peers import split
-    from ebpfnet.status import ask
-
-    try:
-        answer = ask(instance.run, "facts", timeout_s=60)
-    except NotRunning:
-        return []
-    known = (item for group in answer.get("peers", ()) for item in group["pods"].items())
-    return [raw for name, packed in known if name.partition(" ")[2] == wanted for raw in split(bytes.fromhex(packed))]
-
-
-def _reached(places: list[Place], ends: list[End], port: int, protocol: int) -> list[tuple[End, int]]:
-    """Return who is asked for in the end: the backends where an end is a service's."""
-    found = []
-    for end in ends:
-        backends: dict[tuple[bytes, int], None] = {}
-        for place in places:
-            sets = Sets(place.rules.tables)
-            for each in sets.frontends():
-                key = each.key
-                if (key.address, key.port, key.protocol) == (end.address, port, protocol):
-                    backends |= dict.fromkeys((one.address, one.port) for one in sets.backends(each.inside))
-        if backends:
-            found += [(_find(places, str(abi.unpack_address(raw)))[0], number) for raw, number in backends]
-        else:
-            found.append((end, port))
-    return found
-
-
-def _ways(places: list[Place], source: End, target: End, port: int, protocol: int) -> list[dict[str, Any]]:
-    if protocol == abi.Protocol.ICMP and source.version == 6:
-        protocol = abi.Protocol.ICMPV6
-    return [
-        _way(places, direction, source, target, port, protocol) for direction in (Direction.EGRESS, Direction.INGRESS)
-    ]
-
-
-def _way(
-    places: list[Place], direction: Direction, source: End, target: End, port: int, protocol: int
-) -> dict[str, Any]:
+def _way(places: list[Place], direction: Direction, asked: Asked) -> dict[str, Any]:
     """Judge one side by the tables of the node that the pod is on."""
+    source, target, port, protocol = asked[:4]
     mine, other = (source, target) if direction == Direction.EGRESS else (target, source)
     row: dict[str, Any] = {
         "node": "", "direction": direction.name.lower(), "of": str(mine), "peer": str(other), "port": port or None,
-        "verdict": "allow", "rule": None, "rule_id": None, "policies": [], "graceful": None, "class": None,
+        "protocol": protocol_name(protocol), "service": asked.service or None, "called": asked.called or None,
+        "verdict": "allow", "rule": None,
+        "rule_id": None, "policies": [], "matched": None, "also": [], "nearest": [], "graceful": None, "class": None,
         "peers": None, "note": None, "confirmed": None, "confirmation": None, "_": None,
     }  # fmt: skip
-    place = next((each for each in places if mine.address in each.rules.lookup.pods), None)
+    place = next((each for each in places if each.has(mine.address)), None)
     if place is None:
-        return {**row, "note": "not a pod of this node: judged where it is, if at all"}
+        return {**row, "note": "not judged here: no pod of this node"}
     row["node"] = place.instance.node
     pod = abi.Pod.unpack(place.rules.tables["pods"].get(mine.address) or bytes(abi.Pod.size()))
     if pod.wire.segment:
@@ -187,7 +111,6 @@ def _way(
     if place.rules.lookup.marks.get(source.address, 0) & Mark.OWN:
         return {**row, "note": "what its own node asks a pod always passes"}
     found = judge(place.rules.tables, source.address, target.address, protocol, port, direction)
-    asked = (place, source.address, target.address, protocol, port, direction, found)
     name = place.rules.name(found.rule)
     return {
         **row,
@@ -195,12 +118,31 @@ def _way(
         "rule": name or None,
         "rule_id": f"{found.rule:016x}" if found.rule else None,
         "policies": list(policies_by(found.rule, place.rules.name)),
+        **(_cited(place, direction, found, asked) if found.rule else {}),
         "graceful": found.graceful,
         "class": found.peers if found.group else None,
         "peers": place.rules.peers(found.peers) if found.group else None,
         "note": _note(found, direction),
-        "_": asked,
+        "_": (place, source.address, target.address, protocol, port, direction, found),
     }
+
+
+def _cited(place: Place, direction: Direction, found: Judgement, asked: Asked) -> dict[str, Any]:
+    """Return what the agent says the rule stands for; what the rule's name says when the agent has no answer."""
+    from ebpfnet.status import ask
+
+    about = {"group": found.group, "direction": direction, "peers": found.peers, "rule": found.rule}
+    try:
+        told = ask(place.instance.run, "citation", **about, protocol=asked.protocol, port=asked.port).get("citation")
+    except NotRunning:
+        told = None
+    if told is not None:
+        return dict(told)
+    name = place.rules.name(found.rule)
+    path = rule_of(name)
+    if not path:
+        return {"nearest": None}
+    return {"matched": {"policy": policies_of(name)[0], "rule": path, "entry": None, "text": None, "ports": None}}
 
 
 def _note(found: Judgement, direction: Direction) -> str | None:
@@ -239,22 +181,65 @@ def _compare(row: dict[str, Any], found: Judgement, seen: Any) -> None:
         verb = {Verdict.DENY: "drops it", Verdict.ALLOW: "passes it", Verdict.AUDIT: "passes and audits it"}[
             seen.verdict
         ]
-        by = f" by rule {seen.rule:016x}" if seen.rule else ""
+        by = f" by rule {seen.rule:016x}" if seen.rule and not row["confirmed"] else ""
         row["confirmation"] = f"{seen.program} {verb}{by}"
 
 
-def _lines(row: dict[str, Any]) -> list[str]:
-    port = f" port {row['port']}" if row["port"] else ""
-    on = f" (on {row['node']})" if row["node"] else ""
-    way = f"to {row['peer']}" if row["direction"] == "egress" else f"from {row['peer']}"
-    color = {"allow": "green", "deny": "red", "audit": "yellow"}[row["verdict"]]
-    lines = [f"{row['direction']} of {row['of']}{on} {way}{port}: {click.style(row['verdict'].upper(), fg=color)}"]
-    lines.append(f"  {row['rule'] or row['note']}")
-    if row["rule"] and row["peers"]:
-        from ebpfnet.cli.policy import say_peers
-
-        lines.append(f"  peer: {row['peer']}, {say_peers(row['peers'])}")
-    sure = {True: "confirmed", False: click.style("DISAGREEMENT", fg="red", bold=True), None: ""}[row["confirmed"]]
-    if row["confirmation"]:
-        lines.append(f"  {sure}{': ' if sure else ''}{row['confirmation']}")
+def _lines(asked: Asked, rows: list[dict[str, Any]]) -> list[str]:
+    """Say what became of one connection, and on each side why."""
+    verdicts = {row["verdict"] for row in rows}
+    verdict = next(each for each in ("deny", "audit", "allow") if each in verdicts)
+    through = f" through service {asked.service} at {asked.called}" if asked.service else ""
+    where = f"{protocol_name(asked.protocol)}{f' {asked.port}' if asked.port else ''}"
+    lines = [f"{asked.source} -> {asked.target} {where}{through}: {_colored(verdict)}"]
+    lines += [f"  {asked.note}"] if asked.note else []
+    for row in rows:
+        on = f" on {row['node']}" if row["node"] else ""
+        if row["rule"] is None:
+            lines.append(f"  {row['direction']}{on}: {row['note']}")
+        else:
+            by = ", " if row["rule"].startswith("isolated") else " by "
+            lines.append(f"  {row['direction']}{on}: {_colored(row['verdict'])}{by}{row['rule']}")
+            lines += [f"    {line}" for line in (*_why(row), _say_class(row))]
+        sure = {True: "confirmed: ", False: click.style("DISAGREEMENT: ", fg="red", bold=True), None: ""}
+        lines += [f"    {sure[row['confirmed']]}{row['confirmation']}"] if row["confirmation"] else []
     return lines
+
+
+def _colored(verdict: str) -> str:
+    return click.style(verdict.upper(), fg=_COLORS[verdict])
+
+
+def _say_class(row: dict[str, Any]) -> str:
+    from ebpfnet.cli.policy import say_peers
+
+    said = say_peers(row["peers"])
+    return said if said.startswith("class") else f"class {row['class']}: {said}"
+
+
+def _why(row: dict[str, Any]) -> list[str]:
+    """Say which entry of the rule's peers means the other end, or why none of any does."""
+    matched = row["matched"]
+    if matched is None:
+        if row["nearest"] is None:
+            return ["which rules come near: not known, the agent does not answer"]
+        return [f"{_say(each)} means this peer, but on {_ports(each)} only" for each in row["nearest"]] or [
+            "no rule of theirs means this peer"
+        ]
+    if matched["text"] is None:
+        return [f"{matched['rule']}: which of its peers is not known, the agent does not answer"]
+    on = "" if matched["ports"] == ["any"] else f", on {_ports(matched)}"
+    lines = [f"{matched['entry'] or matched['rule']}: {matched['text']}{on}"]
+    if row["also"]:
+        others = ", ".join(_say(each, matched["policy"]) for each in row["also"])
+        lines.append(f"the first of {len(row['also']) + 1} that match: also {others}")
+    return lines
+
+
+def _say(entry: dict[str, Any], known: str = "") -> str:
+    path = f"{entry['entry'] or entry['rule']} ({entry['text']})"
+    return path if entry["policy"] == known else f"{entry['policy']}, {path}"
+
+
+def _ports(entry: dict[str, Any]) -> str:
+    return ", ".join(entry["ports"])

@@ -12,6 +12,7 @@ from ebpfnet.maps.table import Table
 
 _POLICY = re.compile(r"(NetworkPolicy|ClusterNetworkPolicy) (\S+?)(?: \((Admin|Baseline)\))?, ")
 _ISOLATED = re.compile(r"isolated for (ingress|egress) by NetworkPolicy (.*)")
+_PATH = re.compile(r"(ingress|egress)\[\d+\]")
 _MORE = re.compile(r" and \d+ more$")
 
 
@@ -60,14 +61,19 @@ def policies_by(rule: int, name_of: Callable[[int], str]) -> tuple[str, ...]:
     return tuple(each for _, name in pieces(rule, name_of) for each in policies_of(name))
 
 
+def rule_of(name: str) -> str:
+    """Return where a rule is in its policy, by its name: ``ingress[0]``; empty: it is no rule's name."""
+    found = _POLICY.match(name)
+    path = _PATH.match(name[found.end() :].removeprefix("refused: ")) if found else None
+    return path[0] if path else ""
+
+
 def direction_of(name: str) -> str:
     """Return ``ingress`` or ``egress``, what a rule's name speaks of; empty: it is no rule's name."""
     isolated = _ISOLATED.fullmatch(name)
     if isolated:
         return isolated[1]
-    found = _POLICY.match(name)
-    words = name[found.end() :].removeprefix("refused: ") if found else ""
-    return words.split("[", 1)[0]
+    return rule_of(name).partition("[")[0]
 
 
 def by_policy(found: Iterable[Hit], name_of: Callable[[int], str]) -> dict[str, Hit]:

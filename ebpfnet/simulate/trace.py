@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ebpfnet import abi
-from ebpfnet.maps.hits import policies_of
+from ebpfnet.abi import Direction
+from ebpfnet.maps.hits import policies_by
 from ebpfnet.simulate import packets
+from ebpfnet.simulate.cited import NOTHING, Told, cited
 from ebpfnet.simulate.directory import Place, is_routable, label
 from ebpfnet.simulate.world import UPLINK_IFINDEX, Node, World
 
 HOPS_MAX = 16
 _DENIED = {
-    abi.DropReason.POLICY_EGRESS: "egress",
-    abi.DropReason.POLICY_INGRESS: "ingress",
+    abi.DropReason.POLICY_EGRESS: Direction.EGRESS,
+    abi.DropReason.POLICY_INGRESS: Direction.INGRESS,
     abi.DropReason.NO_RULES: None,
 }
 """Drops by policies, and whose side said so; of a pod without rules only the fact is known."""
@@ -55,18 +57,23 @@ class Step(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """What policies said where a packet left a pod or came to one. ``rule`` empty: a pod's rules are missing."""
+    """What policies said where a packet left a pod or came to one. ``rule`` empty: a pod's rules are missing.
+
+    ``policies`` are those that it is of, ``citation`` says which entry of its peers means the other end.
+    """
 
     node: str
     direction: str
     verdict: str
     rule: str
     peer: str
+    policies: tuple[str, ...]
+    citation: dict[str, Any]
 
     def document(self) -> dict[str, Any]:
         """Return it as it is printed."""
-        found = policies_of(self.rule)
-        return {**self._asdict(), "rule": self.rule or None, "policies": list(found)}
+        head = {"node": self.node, "direction": self.direction, "verdict": self.verdict, "rule": self.rule or None}
+        return {**head, "peer": self.peer, "policies": list(self.policies), **self.citation}
 
 
 class Arrival(NamedTuple):
@@ -133,19 +140,23 @@ class Trace:
         reason = abi.DropReason(cb[1]) if cb[0] >= abi.Outcome.REJECT else abi.DropReason.NONE
         if reason in _DENIED:
             way = _DENIED[reason]
-            rule = node.rule(cb[3] | cb[4] << 32) if way else ""
-            self._decide(node, way or "", "deny", rule, after)
+            self._decide(node, way, "deny", 0 if way is None else cb[3] | cb[4] << 32, before, after)
         elif reason == abi.DropReason.NONE:
-            for direction, rule_id in node.rules(before):
-                verdict = "audit" if node.audited(rule_id) else "allow"
-                self._decide(node, direction, verdict, node.rule(rule_id), after)
+            for direction, rule in node.rules(before):
+                verdict = "audit" if node.audited(rule) else "allow"
+                self._decide(node, direction, verdict, rule, before, after)
 
-    def _decide(self, node: Node, direction: str, verdict: str, rule: str, key: bytes) -> None:
-        other = key[16:32] if direction == "egress" else key[:16]
-        pod = self._directory.pod_at(other)
-        peer = label(pod) if pod else packets.show_address(other)
-        if not any((each.node, each.direction) == (node.name, direction) for each in self.decided):
-            self.decided.append(Decided(node.name, direction, verdict, rule, peer))
+    def _decide(
+        self, node: Node, direction: Direction | None, verdict: str, rule: int, before: bytes, after: bytes
+    ) -> None:
+        word = direction.name.lower() if direction is not None else ""
+        if any((each.node, each.direction) == (node.name, word) for each in self.decided):
+            return
+        told = Told(before[:16], NOTHING) if direction is None else cited(node, direction, rule, before, after)
+        pod = self._directory.pod_at(told.peer)
+        peer = label(pod) if pod else packets.show_address(told.peer)
+        name, policies = (node.rule(rule), policies_by(rule, node.rule)) if rule else ("", ())
+        self.decided.append(Decided(node.name, word, verdict, name, peer, policies, told.citation))
 
     def _from_pod(self, node: Node, packet: bytes, ifindex: int) -> Arrival:
         outcome, packet, target, key = self._run(node, "from_pod", packet, ifindex)

@@ -115,13 +115,13 @@ class Node:
         raw = self._flows.get(key)
         return None if raw is None else raw[: len(key)]
 
-    def rules(self, key: bytes) -> list[tuple[str, int]]:
+    def rules(self, key: bytes) -> list[tuple[abi.Direction, int]]:
         """Return which rules let a flow pass, by direction; none where no policy had a say."""
         raw = self._flows.get(key)
         if raw is None:
             return []
         flow = abi.Flow.unpack(raw)
-        found = (("egress", flow.egress_rule), ("ingress", flow.ingress_rule))
+        found = ((abi.Direction.EGRESS, flow.egress_rule), (abi.Direction.INGRESS, flow.ingress_rule))
         return [(direction, rule) for direction, rule in found if rule]
 
     def rule(self, identity: int) -> str:

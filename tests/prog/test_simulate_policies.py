@@ -58,9 +58,12 @@ def test_which_policy_isolates_and_which_rule_allows(session: Session, server: s
     allowed = ask(session, flow)
     rule = "NetworkPolicy default/one, ingress[0]"
     assert (allowed["verdict"], allowed["rule"]) == ("allow", None)
+    one, path, text = "NetworkPolicy default/one", "ingress[0].from[0]", "podSelector app=client"
+    entry = {"policy": one, "rule": "ingress[0]", "entry": path, "text": text, "ports": ["TCP 80"]}
+    matched: dict[str, Any] = {"matched": entry, "also": [], "nearest": []}
     told = {"node": node, "direction": "ingress", "peer": "default/client"}
     assert allowed["policies"] == [
-        {**told, "verdict": "allow", "rule": rule, "policies": ["NetworkPolicy default/one"]},
+        {**told, "verdict": "allow", "rule": rule, "policies": ["NetworkPolicy default/one"], **matched},
     ]
     denied = ask(session, {**flow, "port": 81})
     isolated = "isolated for ingress by NetworkPolicy default/one"
@@ -70,6 +73,9 @@ def test_which_policy_isolates_and_which_rule_allows(session: Session, server: s
         "verdict": "deny",
         "rule": isolated,
         "policies": ["NetworkPolicy default/one"],
+        "matched": None,
+        "also": [],
+        "nearest": [entry],
     }
 
 
@@ -86,3 +92,27 @@ def test_what_is_audited_passes_and_is_named(session: Session):
     assert (found["verdict"], found["rule"]) == ("allow", None)
     (told,) = found["policies"]
     assert (told["verdict"], told["rule"]) == ("audit", "isolated for ingress by NetworkPolicy default/two")
+
+
+@pytest.mark.parametrize(("port", "verdict"), [(80, "allow"), (81, "drop")])
+def test_behind_a_service_the_backend_is_the_peer(session: Session, port: int, verdict: str):
+    ports = [{"name": "a", "port": 80, "targetPort": 80}, {"name": "b", "port": 81, "targetPort": 81}]
+    spec = {"clusterIP": "10.96.0.1", "ports": ports, "selector": {"app": "far"}}
+    ends = {"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.1.1"]}]}
+    there = [{"name": each["name"], "port": each["port"]} for each in ports]
+    slice_ = manifest("EndpointSlice", "far-1", "discovery.k8s.io/v1", ports=there, **ends)
+    slice_["metadata"]["labels"] = {"kubernetes.io/service-name": "far"}
+    for each in (manifest("Service", "far", spec=spec), slice_):
+        assert ask(session, {"apply": each}) == {"ok": True}
+    to_far = {
+        "to": [{"namespaceSelector": {}}, {"podSelector": {"matchLabels": {"app": "far"}}}],
+        "ports": [{"port": 80}],
+    }
+    ask(session, {"apply": policy("one", "client", policyTypes=["Egress"], egress=[to_far])})
+    found = ask(session, {"from": "default/client", "to": "10.96.0.1", "port": port})
+    (told,) = found["policies"]
+    assert (found["verdict"], told["peer"]) == (verdict, "default/far")
+    listed = told["nearest"] if verdict == "drop" else [told["matched"], *told["also"]]
+    assert [each["entry"] for each in listed] == ["egress[0].to[1]"]
+    for kind, name in (("Service", "far"), ("EndpointSlice", "far-1")):
+        assert ask(session, {"delete": {"kind": kind, "name": name}}) == {"ok": True}

@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 from ebpfnet import status
+from ebpfnet.exits import NotRunning
+
+ANSWERS: status.Answers = {"status": lambda: {"node": "a"}, "twice": lambda *, number: {"twice": 2 * number}}
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Path]:
     """Return the run directory of something that answers."""
     stop = threading.Event()
-    thread = threading.Thread(target=status.serve, args=(tmp_path, {"status": lambda: {"node": "a"}}, stop))
+    thread = threading.Thread(target=status.serve, args=(tmp_path, ANSWERS, stop))
     thread.start()
     deadline = time.monotonic() + 60
     while not (tmp_path / status.NAME).exists():
@@ -28,6 +31,13 @@ def run(tmp_path: Path) -> Iterator[Path]:
     stop.set()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_an_answer_may_be_about_something(run: Path):
+    assert status.ask(run, "twice", number=4) == {"twice": 8}
+    with pytest.raises(NotRunning):
+        status.ask(run, "twice", nobody=4)
+    assert status.ask(run) == {"node": "a"}
 
 
 def connect(run: Path) -> socket.socket:

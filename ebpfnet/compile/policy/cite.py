@@ -7,7 +7,7 @@ the peer's class answers with yes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ebpfnet.compile.policy.phrases import peer_path, rule_path, say_everybody, say_peer, say_ports
 from ebpfnet.compile.policy.predicates import Predicate
@@ -24,6 +24,11 @@ class Entry(NamedTuple):
     text: str
     ports: tuple[str, ...]
 
+    def document(self) -> dict[str, Any]:
+        """Return it as it is printed."""
+        entry = self.path if self.path != self.rule else None
+        return {"policy": self.policy, "rule": self.rule, "entry": entry, "text": self.text, "ports": [*self.ports]}
+
 
 class Citation(NamedTuple):
     """The entry that decides: of those that come to the same (``also``) in the deciding rule the first as written.
@@ -34,6 +39,11 @@ class Citation(NamedTuple):
     decides: Entry | None
     also: tuple[Entry, ...] = ()
     nearest: tuple[Entry, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """Return it as it is printed."""
+        also, nearest = ([each.document() for each in listed] for listed in (self.also, self.nearest))
+        return {"matched": self.decides and self.decides.document(), "also": also, "nearest": nearest}
 
 
 class Asked(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from ebpfnet import abi
+from ebpfnet.compile.policy.cite import Asked, Citation, cite
 from ebpfnet.compile.policy.predicates import Predicate
 from ebpfnet.compile.policy.regime import Parts, Regime, regime
 from ebpfnet.compile.policy.statements import PortName, port_names
@@ -194,6 +195,16 @@ class Regimes:
     def with_entries(self, numbers: Collection[int]) -> set[int]:
         """Return the groups that say something of one of these classes."""
         return {way[0] for number in numbers for way in self._saying.get(number, ())}
+
+    def cite(
+        self, group: int, direction: abi.Direction, number: int, rule: int, protocol: int, port: int
+    ) -> Citation | None:
+        """Return what a rule that decided about a class stands for; None: nobody knows it (any more)."""
+        rules, cell = self._ways.get((group, direction)), self.classes.cells.by_number.get(number)
+        if rules is None or (cell is None and number != NOBODY):
+            return None
+        answers = self.classes.meaning(cell) if cell else frozenset[Predicate]()
+        return cite(rules.regime, rule, Asked(answers, protocol, port))
 
     def settle(self, found: Found | None = None) -> Settled:
         """Find everybody's class, and want the rules that follow."""
