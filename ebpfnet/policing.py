@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ebpfnet import status
 from ebpfnet.abi import Direction
+from ebpfnet.compile.policy.phrases import peer_path, say_everybody, say_peer, say_ports, say_subject
 from ebpfnet.compile.policy.statements import rules_of, statements_of
 from ebpfnet.model.facts import Fact, NetworkPolicy, Peer, Pod, Policy, Ref, Upsert
 from ebpfnet.model.facts import Kind as KindOf
@@ -82,18 +83,32 @@ def _policy(reconciler: Reconciler, policy: Policy, problems: list[str], *, grac
         "enforced": enforced,
         "generation": policy.generation,
         "problems": problems,
-        "rules": [
-            {"id": f"{each.rule:016x}", "rule": each.text, "action": each.action.name.lower()}
-            for way in (ways if pods else ())
-            for each in statements_of(policy, way, {})
-        ],
+        "selects": say_subject(policy),
+        "tier": None if isinstance(policy, NetworkPolicy) else policy.tier.name.capitalize(),
+        "priority": None if isinstance(policy, NetworkPolicy) else policy.priority,
+        "rules": [rule for way in (ways if pods else ()) for rule in _rules(policy, way)],
     }
+
+
+def _rules(policy: Policy, way: Direction) -> Iterator[dict[str, Any]]:
+    """Yield a policy's rules as its manifest says them."""
+    for index, (rule, each) in enumerate(zip(rules_of(policy, way) or (), statements_of(policy, way, {}), strict=True)):
+        paths = (peer_path(way, index, rule, at) for at in range(len(rule.peers)))
+        peers = [{"entry": path, "text": say_peer(peer, rule)} for path, peer in zip(paths, rule.peers, strict=True)]
+        yield {
+            "id": f"{each.rule:016x}",
+            "rule": each.text,
+            "action": each.action.name.lower(),
+            "peers": peers or [{"entry": None, "text": say_everybody(rule)}],
+            "ports": say_ports(rule.ports),
+        }
 
 
 def _unknown(ref: Ref, problems: list[str]) -> dict[str, Any]:
     """Describe a policy of which there is nothing but what is wrong with it."""
     lists: dict[str, list[str]] = {name: [] for name in ("directions", "isolates", "pods", "rules")}
-    head = {"policy": str(ref), "kind": str(ref.kind), "mode": None, "established": None}
+    nothing = dict.fromkeys(("mode", "established", "selects", "tier", "priority"))
+    head = {"policy": str(ref), "kind": str(ref.kind), **nothing}
     return {**head, **lists, "refused": True, "enforced": False, "generation": 0, "problems": problems}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ebpfnet.cli.instances import Instance
@@ -25,6 +26,11 @@ def of_services(instance: Instance) -> dict[str, list[str]]:
             text = ": ".join(part for part in (problem["field"], problem["reason"]) if part)
             found.setdefault(problem["ref"].removeprefix(_KIND), []).append(text)
     return found
+
+
+def counted(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a list with the number of its problems; `get` names them."""
+    return {**row, "problems": len(row["problems"]) or None}
 
 
 def of_policies(instance: Instance) -> dict[str, dict[str, Any]] | None:

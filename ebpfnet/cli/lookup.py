@@ -48,13 +48,18 @@ def refuse_unknown(kind: str, text: str, known: Iterable[str]) -> None:
     wanted = full_name(text)
     if wanted in names:
         return
+    like_it = (name for name in names if (":" in name) == (":" in text))
+    raise NoSuchName(f"no {kind} {wanted!r} in the tables{near(text, like_it)}")
+
+
+def near(text: str, names: Iterable[str]) -> str:
+    """Return what to say of a name that is not known: which of those that are may be meant."""
     import difflib
 
-    bare = {name: name.partition("/")[2] for name in names if (":" in name) == (":" in text)}
-    alike = difflib.get_close_matches(wanted.partition("/")[2], set(bare.values()), n=3)
-    near = sorted(name for name in bare if name.startswith(f"{text}/") or bare[name] in alike)[:3]
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise NoSuchName(f"no {kind} {wanted!r} in the tables{hint}")
+    bare = {name: name.rpartition("/")[2] for name in names}
+    alike = difflib.get_close_matches(text.rpartition("/")[2], set(bare.values()), n=3)
+    found = sorted(name for name in bare if name.startswith(f"{text}/") or bare[name] in alike)[:3]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 class Lookup:

@@ -20,14 +20,23 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("-o", "--output", type=choice, default="table", show_default=True, help="Form.")(command)
 
 
-def show(rows: Sequence[Row], columns: Sequence[str], output: str, *, headers: bool = True) -> None:
+def show(
+    rows: Sequence[Row],
+    columns: Sequence[str],
+    output: str,
+    *,
+    headers: bool = True,
+    for_people: Callable[[Row], Row] | None = None,
+) -> None:
     """Print rows: ``columns`` of them as a table, everything with ``wide``, ``json`` and ``yaml``.
 
-    A column that is empty in every row (the node, outside a lab) is left out of a table.
+    A column that is empty in every row (the node, outside a lab) is left out of a table. ``for_people`` makes rows of a
+    table of those for machines.
     """
     if output in {"json", "yaml"}:
         document(list(rows), output)
         return
+    rows = list(map(for_people, rows)) if for_people else rows
     names = list(rows[0]) if output == "wide" and rows else list(columns)
     names = [name for name in names if not rows or any(row.get(name) not in (None, "") for row in rows)]
     cells = [[text(row.get(name)) for name in names] for row in rows]

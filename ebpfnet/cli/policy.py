@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import click
 from ebpfnet.cli import candidates, complaints
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
-from ebpfnet.cli.lookup import NoSuchName
 from ebpfnet.cli.rules import Rules
 from ebpfnet.exits import NotRunning
 
@@ -30,8 +28,6 @@ COLUMNS = (
     "hits",
     "problems",
 )
-RULE_COLUMNS = ("rule", "verdict", "ports", "peers", "allowed", "denied", "audited")
-_SOME = 3
 _AGAIN_S = 0.05
 
 
@@ -90,100 +86,8 @@ def list_policies(instances: list[nodes.Instance], output: str, *, headers: bool
     that can't be obeyed: the pods that it selects are isolated. With the agent dead the tables are read alone: ENFORCED
     and PROBLEMS are not known then, and of a policy only what it decides.
     """
-    rows = []
-    for instance, tables in nodes.each(instances):
-        rows += rows_of(instance, Rules(tables))
-    if output not in {"json", "yaml"}:
-        rows = [{**row, "problems": len(row["problems"]) or None} for row in rows]
-    form.show(rows, COLUMNS, output, headers=headers)
-
-
-@policy.command()
-@click.argument("name", metavar="[NAMESPACE/]NAME", shell_complete=candidates.policies)
-@nodes.options
-@form.options
-def get(name: str, instances: list[nodes.Instance], output: str, *, headers: bool) -> None:
-    """Show all of one policy: pods, rules, classes of peers, what was decided, problems.
-
-    NAME without a namespace is a ClusterNetworkPolicy, or else a NetworkPolicy of `default`.
-    """
-    found: list[dict[str, Any]] = []
-    known: set[str] = set()
-    for instance, tables in nodes.each(instances):
-        rules = Rules(tables)
-        rows = rows_of(instance, rules)
-        known |= {f"{row['kind']} {row['policy']}" for row in rows}
-        mine = [row for row in rows if f"{row['kind']} {row['policy']}" in names(name)]
-        found += [_details(instance, rules, row) for row in mine]
-    if not found:
-        _refuse(name, known)
-    if output in {"json", "yaml"}:
-        form.document(found, output)
-        return
-    for number, each in enumerate(found):
-        click.echo("\n" * (number > 0), nl=False)
-        _show(each, output, headers=headers)
-
-
-def _refuse(name: str, known: Iterable[str]) -> None:
-    import difflib
-
-    plain = sorted(each.partition(" ")[2] for each in known)
-    alike = difflib.get_close_matches(name.rpartition("/")[2], {each.rpartition("/")[2] for each in plain}, n=3)
-    near = [each for each in plain if each.rpartition("/")[2] in alike][:3]
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise NoSuchName(f"no policy {name!r} that selects pods here{hint}")
-
-
-def _details(instance: nodes.Instance, rules: Rules, row: dict[str, Any]) -> dict[str, Any]:
-    key = f"{row['kind']} {row['policy']}"
-    entries = rules.by_policy.get(key, [])
-    told = (complaints.of_policies(instance) or {}).get(key)
-    groups = sorted({each.group for each in entries})
-    decided = list(rules.details(key))
-    there = {each["id"] for each in decided}
-    for each in told["rules"] if told else ():
-        if each["id"] not in there:  # nobody is a peer of its, or others decide for all of them
-            nothing: dict[str, Any] = {"direction": None, "ports": [], "graceful": None, "group": None, "peers": []}
-            counts = {"allowed": 0, "denied": 0, "audited": 0}
-            decided.append({"rule": each["rule"], "id": each["id"], "verdict": each["action"], **nothing, **counts})
-    numbers = {each.peers for each in entries}
-    return {
-        **row,
-        "pod_names": told["pods"] if told else rules.pods_of(entries),
-        "groups": [
-            {
-                "group": f"{group:016x}",
-                "pods": sorted(set(rules.groups.get(group, {}).values())),
-                "isolated": rules.isolation(group),
-            }
-            for group in groups
-        ],
-        "classes": [rules.peers(number, most=10) for number in sorted(numbers)],
-        "decides": decided,
-    }
-
-
-def _show(each: dict[str, Any], output: str, *, headers: bool) -> None:
-    on = f" on {each['node']}" if each["node"] else ""
-    state = {"yes": "enforced", "no": "NOT enforced yet", "refused": "REFUSED", None: "(the agent does not answer)"}
-    click.echo(f"{each['kind']} {each['policy']}{on}: {state[each['enforced']]}")
-    click.echo(f"  mode {each['mode']}, established connections {each['established'] or '-'}")
-    click.echo(f"  pods: {', '.join(each['pod_names']) or '(none)'}")
-    for problem in each["problems"]:
-        click.echo(click.style(f"  problem: {problem}", fg="red"))
-    rows = [{**row, "peers": "; ".join(map(say_peers, row["peers"])) or "(nobody)"} for row in each["decides"]]
-    if rows:
-        form.show(rows, RULE_COLUMNS, output, headers=headers)
-
-
-def say_peers(found: dict[str, Any]) -> str:
-    """Return a class in a few words."""
-    if found["addresses"] is None:
-        return "everybody else"
-    more = found["addresses"] - _SOME
-    listed = ", ".join(found["some"][:_SOME]) + (f" and {more} more" if more > 0 else "")
-    return f"class {found['class']}: {listed or 'nobody now'}"
+    rows = [row for instance, tables in nodes.each(instances) for row in rows_of(instance, Rules(tables))]
+    form.show(rows, COLUMNS, output, headers=headers, for_people=complaints.counted)
 
 
 @policy.command()
@@ -231,9 +135,10 @@ def _missing(run: Path, wanted: list[str], generation: int | None) -> str:
 def _add() -> None:
     from ebpfnet.cli.policy_diff import diff
     from ebpfnet.cli.policy_explain import explain
+    from ebpfnet.cli.policy_get import get
 
-    policy.add_command(explain)
-    policy.add_command(diff)
+    for command in (get, explain, diff):
+        policy.add_command(command)
 
 
 _add()

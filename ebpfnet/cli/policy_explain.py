@@ -14,7 +14,7 @@ from ebpfnet.cli import candidates
 from ebpfnet.cli import instances as nodes
 from ebpfnet.cli import output as form
 from ebpfnet.cli.policy_ends import Asked, Place, resolve
-from ebpfnet.cli.rules import Rules
+from ebpfnet.cli.rules import Rules, say_classes
 from ebpfnet.exits import Disagreement, EbpfnetError, NotRunning
 from ebpfnet.maps import pins
 from ebpfnet.maps.dump import protocol_name
@@ -211,9 +211,7 @@ def _colored(verdict: str) -> str:
 
 
 def _say_class(row: dict[str, Any]) -> str:
-    from ebpfnet.cli.policy import say_peers
-
-    said = say_peers(row["peers"])
+    said = say_classes([row["peers"]])
     return said if said.startswith("class") else f"class {row['class']}: {said}"
 
 

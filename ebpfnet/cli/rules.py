@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from ebpfnet.maps.judge import EVERYBODY
 
 _BITS = 16
 _ALL = (0, 65535)
+_SOME = 3
 
 
 class Decides(NamedTuple):
@@ -75,6 +76,8 @@ class Rules:
         found = []
         for key, value in self.tables["rules"].items():
             group, peers, direction = abi.RuleKey.layout.unpack(key)
+            if group not in self.groups:
+                continue  # what is left of one that pods had a moment ago
             rule, way = abi.Rule.unpack(value), Direction(direction)
             found.append(Decides(group, peers, way, None, rule))
             by_rule: dict[abi.Rule, list[tuple[int, int, int]]] = {}
@@ -151,17 +154,18 @@ class Rules:
         found: dict[tuple[Any, ...], list[int]] = {}
         for each in self.by_policy.get(policy, ()):
             rule = each.rule
-            found.setdefault((each.direction, rule.id, each.ports, rule.verdict, rule.flags, each.group), []).append(
-                each.peers
-            )
+            ports = show_ports(each.ports) if each.ports or not rule.ports else ["any other"]
+            key = (each.direction, rule.id, tuple(ports), rule.verdict, rule.flags, each.group)
+            found.setdefault(key, []).append(each.peers)
         for (way, rule_id, ports, verdict, flags, group), numbers in found.items():
             hit = self.hits.get(rule_id, Hit(rule_id, 0, 0, 0))
             yield {
                 "rule": self.name(rule_id),
                 "id": f"{rule_id:016x}",
+                "policies": list(policies_by(rule_id, self.name)),
                 "direction": way.name.lower(),
                 "verdict": verdict.name.lower(),
-                "ports": show_ports(ports),
+                "ports": list(ports),
                 "graceful": bool(flags & abi.RuleFlag.GRACEFUL),
                 "group": f"{group:016x}",
                 "peers": [self.peers(number) for number in sorted(numbers)],
@@ -169,6 +173,25 @@ class Rules:
                 "denied": hit.denied,
                 "audited": hit.audited,
             }
+
+
+def say_classes(found: Sequence[dict[str, Any]]) -> str:
+    """Return several classes in a few words, as if they were one."""
+    known = [each for each in found if each["addresses"] is not None]
+    texts = ["everybody else"] if len(known) < len(found) else []
+    if known:
+        first = [address for each in known for address in each["some"]][:_SOME]
+        more = sum(each["addresses"] for each in known) - len(first)
+        listed = ", ".join(first) + (f" and {more} more" if more > 0 else "")
+        numbers = some([str(each["class"]) for each in known])
+        texts.append(f"{'class' if len(known) == 1 else 'classes'} {numbers}: {listed or 'nobody now'}")
+    return "; ".join(texts)
+
+
+def some(listed: Sequence[str]) -> str:
+    """Return a few of many names, and how many more there are."""
+    more = f" and {len(listed) - _SOME} more" if len(listed) > _SOME else ""
+    return ", ".join(listed[:_SOME]) + more
 
 
 def _joined(ranges: list[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:

@@ -56,14 +56,13 @@ def _without_frontend(instance: nodes.Instance, name: str, problems: list[str]) 
     }
 
 
-def _for_people(row: dict[str, Any]) -> dict[str, Any]:
+def _for_people(row: form.Row) -> form.Row:
     """Return a row as a table has it."""
     affinity = row["affinity_seconds"]
-    problems = len(row["problems"]) or None
-    return {**row, "endpoints": _counts(row), "affinity": affinity and f"{affinity}s", "problems": problems}
+    return {**complaints.counted(row), "endpoints": _counts(row), "affinity": affinity and f"{affinity}s"}
 
 
-def _counts(row: dict[str, Any]) -> str | None:
+def _counts(row: form.Row) -> str | None:
     """Return how many endpoints there are, and how many for clients outside where those are only this node's."""
     if row["type"] is None:
         return None
@@ -84,9 +83,7 @@ def list_services(instances: list[nodes.Instance], output: str, *, headers: bool
     long a client stays with its endpoint, PROBLEMS how many `service get` names.
     """
     rows = [row for instance, tables in nodes.each(instances) for row in rows_of(instance, tables)]
-    if output in {"table", "wide"}:
-        rows = [_for_people(row) for row in rows]
-    form.show(rows, COLUMNS, output, headers=headers)
+    form.show(rows, COLUMNS, output, headers=headers, for_people=_for_people)
 
 
 @service.command()
@@ -111,8 +108,8 @@ def get(name: str, instances: list[nodes.Instance], output: str, *, headers: boo
         form.document(found, output)
         return
     columns = tuple(column for column in COLUMNS if column != "problems")
-    if served := [_for_people(row) for row in found if row["type"]]:
-        form.show(served, (*columns, "flows"), "table", headers=headers)
+    if served := [row for row in found if row["type"]]:
+        form.show(served, (*columns, "flows"), "table", headers=headers, for_people=_for_people)
     for line in dict.fromkeys(_lines(found)):
         click.echo(line)
     _show_sets(found)

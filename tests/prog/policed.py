@@ -36,7 +36,7 @@ from ebpfnet.model.facts import (
 )
 from ebpfnet.model.labels import EVERYTHING, Requirement, Selector
 from ebpfnet.reconcile.reconciler import Reconciler
-from tests.cluster import TCP, piece, pod, service, wire
+from tests.cluster import TCP, Clock, piece, pod, service, wire
 from tests.prog.commands import SMALL, call, packed
 
 EVERYBODY = ipaddress.ip_network("0.0.0.0/0")
@@ -80,6 +80,7 @@ class Node(NamedTuple):
     root: Path
     tables: dict[str, kernel.KernelTable]
     reconciler: Reconciler
+    clock: Clock
 
     def ask(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return call("policy", *words, "--pins", str(self.root / "bpf" / "x"), "--run", str(self.root), check=check)
@@ -101,7 +102,7 @@ def brought_up(root: Path, compiled: build.Object) -> Iterator[Node]:
     for program in programs.values():
         program.pin(root / "bpf" / "x" / program.name)
         program.close()
-    reconciler = Reconciler(tables, "node-a")
+    reconciler = Reconciler(tables, "node-a", clock := Clock())
     facts: list[Fact] = [
         Namespace(Ref(Kind.NAMESPACE, "", "default"), ()),
         labelled("client", "client", "10.0.0.9", "fd00::9"),
@@ -117,7 +118,7 @@ def brought_up(root: Path, compiled: build.Object) -> Iterator[Node]:
     reconciler.set_wires({"default/client": wire(5), "default/web": wire(6), "default/other": wire(7)})
     reconciler.apply([Synced()])
     _traffic(tables)
-    yield Node(root, tables, reconciler)
+    yield Node(root, tables, reconciler, clock)
     pins.close_all(tables)
     subprocess.run(["umount", "-l", root / "bpf"], check=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +14,18 @@ from ebpfnet.model.facts import (
     Delete,
     Kind,
     NetworkPolicy,
+    PodPeer,
+    PolicyPort,
+    PolicyRule,
     Problem,
     Ref,
     Refused,
     Upsert,
 )
+from ebpfnet.model.labels import EVERYTHING
+from tests.cluster import TCP, settle
 from tests.prog.commands import call, completions
-from tests.prog.policed import FLAGS, Node, answering, brought_up, is_app
+from tests.prog.policed import FLAGS, Node, answering, brought_up, is_app, policy
 
 APPLY = """
 apiVersion: networking.k8s.io/v1
@@ -68,11 +74,61 @@ def test_get(alive: Node):
     assert first["peers"][0]["some"] == ["10.0.0.9 (default/client)", "fd00::9 (default/client)"]
     assert by_rule["NetworkPolicy default/web, ingress[1]", "allow"]["peers"][0]["some"] == ["192.0.2.0/24"]
     assert by_rule["NetworkPolicy default/web, ingress[2]", "accept"]["peers"] == []
-    deny = by_rule["isolated for ingress by NetworkPolicy default/web", "deny"]
-    assert (deny["denied"], deny["ports"]) == (4, ["any"])
-    text = alive.ask("get", "web").stdout
-    assert text.startswith("NetworkPolicy default/web: enforced\n")
+    denies = [row for row in found["decides"] if row["verdict"] == "deny"]
+    assert [(row["denied"], row["ports"]) for row in denies] == [(4, ["any"]), (4, ["any other"])]
+    assert first["means"] == [{"entry": "ingress[0].from[0]", "text": "podSelector app=client"}]
     assert alive.json("get", "no-telnet")[0]["decides"][0]["ports"] == ["TCP 23"]
+
+
+def table(text: str) -> list[list[str]]:
+    """Return the cells of a table below some lines of text."""
+    lines = text.splitlines()
+    lines = lines[next(at for at, line in enumerate(lines) if line.startswith("RULE")) :]
+    return [re.split(r" {2,}", line.strip()) for line in lines]
+
+
+def test_get_for_people(alive: Node):
+    text = alive.ask("get", "web").stdout
+    assert text.splitlines()[:3] == [
+        "NetworkPolicy default/web: enforced",
+        "  ingress of default/web (podSelector app=web)",
+        "  mode enforce, established connections strict",
+    ]
+    client = "10.0.0.9 (default/client), fd00::9 (default/client)"
+    rows = {(row[0], row[3]): row for row in table(text)[1:]}
+    first = rows["ingress[0]", "TCP 80-90"]
+    assert [*first[1:4], first[4].partition(": ")[2]] == ["allow", "podSelector app=client", "TCP 80-90", client]
+    assert rows["ingress[2]", "any"][1:5] == ["accept", "podSelector app=nobody", "any", "(nobody now)"]
+    assert rows["isolated for ingress", "any"][4:] == ["everybody else", "0", "4", "0"]
+    assert rows["isolated for ingress", "any other"][5:] == ["-", "-", "-"]  # a rule's hits stand there once
+    telnet = alive.ask("get", "no-telnet").stdout
+    assert telnet.startswith("ClusterNetworkPolicy no-telnet (Admin, priority 1): enforced\n")
+
+
+def test_get_of_an_audited_policy_says_whom_its_rules_mean(alive: Node):
+    rows = {row[0]: row for row in table(alive.ask("get", "quiet").stdout)}
+    assert rows["egress[0]"][1:5] == ["accept", "podSelector app=web", "any", "(nobody: it is audited)"]
+    assert rows["isolated for egress"][1:5] == ["audit", "-", "any", "everybody else"]
+
+
+def test_get_of_several_groups_says_what_is_the_same_once(alive: Node):
+    every = policy("every", EVERYTHING, ingress=(PolicyRule((PodPeer(is_app("client")),), (PolicyPort(TCP, 1, 1),)),))
+    many = [policy(f"many-{each:060}", is_app("other"), ingress=()) for each in range(20)]
+    alive.reconciler.apply([*map(Upsert, (every, *many))])
+    try:
+        (found,) = alive.json("get", "every")
+        assert len(found["groups"]) == 3
+        rows = table(alive.ask("get", "every").stdout)
+        assert [row[0] for row in rows].count("ingress[0]") == 1
+        mine = {row[0]: row for row in rows if row[0].startswith("isolated")}
+        assert mine["isolated for ingress, as default/web do"][5] == "default/web"
+        (last,) = alive.json("get", many[-1].ref.name)
+        assert [row["rule"].partition(" by ")[0] for row in last["decides"]] == ["isolated for ingress"] * 2
+        listed = [f"NetworkPolicy default/{name}" for name in ("every", *(each.ref.name for each in many))]
+        assert last["decides"][0]["policies"] == sorted(listed)
+    finally:
+        alive.reconciler.apply([*map(Delete, (every.ref, *(each.ref for each in many)))])
+        settle(alive.reconciler, alive.clock)
 
 
 def test_rules_are_named_where_packets_and_pods_are_listed(node: Node):

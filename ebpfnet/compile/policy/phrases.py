@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ebpfnet import abi
-from ebpfnet.model.facts import ClusterRule, IPBlock, NodePeer, PodPeer, PolicyPort, PolicyRule
+from ebpfnet.model.facts import ClusterRule, IPBlock, NetworkPolicy, NodePeer, PodPeer, Policy, PolicyPort, PolicyRule
 from ebpfnet.model.labels import EVERYTHING, NOTHING, Requirement, Selector
 
 ENDS = {abi.Direction.INGRESS: "from", abi.Direction.EGRESS: "to"}
@@ -54,6 +54,15 @@ def say_peer(peer: PodPeer | IPBlock | NodePeer, rule: PolicyRule | ClusterRule)
                 return f"podSelector {say_selector(pods)}, namespaceSelector {say_selector(namespaces)}"
             word = "namespaces" if isinstance(rule, ClusterRule) else "namespaceSelector"
             return f"{word} {say_selector(namespaces)}"
+
+
+def say_subject(policy: Policy) -> str:
+    """Return which pods a policy selects."""
+    if isinstance(policy, NetworkPolicy):
+        return f"podSelector {say_selector(policy.pods)}"
+    if policy.pods == EVERYTHING:
+        return f"namespaces {say_selector(policy.namespaces)}"
+    return f"podSelector {say_selector(policy.pods)}, namespaceSelector {say_selector(policy.namespaces)}"
 
 
 def say_everybody(rule: PolicyRule | ClusterRule) -> str:
