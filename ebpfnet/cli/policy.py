@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -63,7 +63,8 @@ def rows_of(instance: nodes.Instance, rules: Rules) -> list[dict[str, Any]]:
 
 
 def _join(row: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
-    enforced = "refused" if told["refused"] or told["problems"] else "yes" if told["enforced"] else "no"
+    whole = "in part" if told["problems"] else "yes"
+    enforced = "refused" if told["refused"] else whole if told["enforced"] else "no"
     return {
         **row,
         "pods": len(told["pods"]),
@@ -83,7 +84,8 @@ def list_policies(instances: list[nodes.Instance], output: str, *, headers: bool
     """List the policies that select pods of the node.
 
     HITS are connections that they let pass or audited, and packets that they dropped. ENFORCED is `refused` for one
-    that can't be obeyed: the pods that it selects are isolated. With the agent dead the tables are read alone: ENFORCED
+    that can't be obeyed: the pods that it selects are isolated. `in part`: but for what `policy get` names, a peer of
+    a kind that is not known or an annotation. With the agent dead the tables are read alone: ENFORCED
     and PROBLEMS are not known then, and of a policy only what it decides.
     """
     rows = [row for instance, tables in nodes.each(instances) for row in rows_of(instance, Rules(tables))]
@@ -101,35 +103,48 @@ def wait(name: str, timeout: float, generation: int | None, instances: list[node
 
     After `kubectl apply`, say which version is meant, for the agent may not have seen it yet:
     --generation $(kubectl get networkpolicy NAME -o jsonpath={.metadata.generation}). The exit code is 8 when that does
-    not come in time, with what is missing.
+    not come in time, with what is missing. What is left out of one that is enforced otherwise is said, too.
     """
     until = time.monotonic() + timeout
+    warned: set[str] = set()
     for instance in instances:
-        while missing := _missing(instance.run, names(name), generation):
+        while (found := _look(instance.run, names(name), generation)).missing:
             if time.monotonic() >= until:
-                raise NotEnforced(f"{instance.node or 'this node'}: {name}: {missing}")
+                raise NotEnforced(f"{instance.node or 'this node'}: {name}: {found.missing}")
             time.sleep(_AGAIN_S)
+        for problem in found.problems:
+            if problem not in warned:
+                warned.add(problem)
+                click.echo(f"ebpfnet: {name}: {problem}", err=True)
 
 
-def _missing(run: Path, wanted: list[str], generation: int | None) -> str:
-    """Return what a policy lacks; empty: nothing."""
+class _Found(NamedTuple):
+    """What a policy lacks (empty: nothing), and of one that is enforced what is wrong with it nevertheless."""
+
+    missing: str
+    problems: list[str]
+
+
+def _look(run: Path, wanted: list[str], generation: int | None) -> _Found:
     from ebpfnet.status import ask
 
     try:
         answer = ask(run, "policies")
     except NotRunning as error:
-        return str(error)
+        return _Found(str(error), [])
     listed = [each for each in answer["policies"] if each["policy"] in wanted]
     found = min(listed, key=lambda each: wanted.index(each["policy"]), default=None)
     if not answer["synced"]:
-        return "the agent has not read everything yet"
+        return _Found("the agent has not read everything yet", [])
     if found is None:
-        return "the agent has not seen it"
+        return _Found("the agent has not seen it", [])
     if generation is not None and found["generation"] < generation:
-        return f"the agent has seen generation {found['generation'] or '(none)'}, not {generation}"
-    if found["problems"]:
-        return f"refused: {'; '.join(found['problems'])}"
-    return "" if found["enforced"] else "its rules are not all written yet"
+        return _Found(f"the agent has seen generation {found['generation'] or '(none)'}, not {generation}", [])
+    if found["refused"]:
+        return _Found(f"refused: {'; '.join(found['problems'])}", [])
+    if not found["enforced"]:
+        return _Found("; ".join(found["problems"]) or "its rules are not all written yet", [])
+    return _Found("", found["problems"])
 
 
 def _add() -> None:

@@ -16,7 +16,7 @@ from ebpfnet.cli.rules import Rules, say_classes, some
 
 COLUMNS = ("rule", "verdict", "means", "ports", "peers", "pods", "allowed", "denied", "audited")
 COUNTS = ("allowed", "denied", "audited")
-_STATES = {"yes": "enforced", "no": "NOT enforced yet", "refused": "REFUSED", None: "(the agent does not answer)"}
+_STATES = {"yes": "enforced", "in part": "enforced in part", "no": "NOT enforced yet", "refused": "REFUSED"}
 
 
 @click.command()
@@ -95,7 +95,9 @@ def _order(row: Mapping[str, Any], said: list[str]) -> tuple[int, str]:
 def _show(each: dict[str, Any], output: str, *, headers: bool) -> None:
     on = f" on {each['node']}" if each["node"] else ""
     tier = f" ({each['tier']}, priority {each['priority']})" if each["tier"] else ""
-    click.echo(f"{each['kind']} {each['policy']}{tier}{on}: {_STATES[each['enforced']]}")
+    click.echo(
+        f"{each['kind']} {each['policy']}{tier}{on}: {_STATES.get(each['enforced'], '(the agent does not answer)')}"
+    )
     selects = f" ({each['selects']})" if each["selects"] else ""
     directions = " and ".join(each["directions"]) or "no direction"
     click.echo(f"  {directions} of {', '.join(each['pod_names']) or 'no pod'}{selects}")
@@ -113,7 +115,7 @@ def _rows(each: Mapping[str, Any]) -> list[dict[str, Any]]:
     for row in each["decides"]:
         peers = say_classes(row["peers"])
         key = (row["id"], row["verdict"], *row["ports"], peers)
-        merged.setdefault(key, {**row, "peers": peers or _nobody(each)})
+        merged.setdefault(key, {**row, "peers": peers or _nobody(row, each)})
         groups.setdefault(key, []).append(row["group"])
     pods = {group["group"]: group["pods"] for group in each["groups"]}
     seen: set[str] = set()
@@ -128,8 +130,10 @@ def _rows(each: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(merged.values())
 
 
-def _nobody(each: Mapping[str, Any]) -> str:
-    return "(nobody: it is audited)" if each["mode"] == "audit" else "(nobody now)"
+def _nobody(row: Mapping[str, Any], each: Mapping[str, Any]) -> str:
+    if row["verdict"] == "pass":
+        return "(leaves it to the next tier)"
+    return "(nobody: it is audited)" if each["mode"] == "audit" else "(nobody, or others come first)"
 
 
 def _short(row: Mapping[str, Any], each: Mapping[str, Any]) -> str:
@@ -139,4 +143,4 @@ def _short(row: Mapping[str, Any], each: Mapping[str, Any]) -> str:
     if not rest:
         return str(row["rule"]).partition(", ")[2]
     others = [policy.partition(" ")[2] for policy in row["policies"] if policy != mine]
-    return f"{head}, as {some(others)} do" if others else head
+    return f"{head}, with {some(others)}" if others else head

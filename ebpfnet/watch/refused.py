@@ -19,7 +19,7 @@ from ebpfnet.watch.selectors import widest
 
 TIERS = {"Admin": Tier.ADMIN, "Baseline": Tier.BASELINE}
 PRIORITY_MAX = 1000
-DENY = (ClusterRule("refused", Action.DENY),)
+DENY = (ClusterRule("", Action.DENY),)
 
 
 def isolating(ref: Ref, item: Mapping[str, Any]) -> NetworkPolicy:

@@ -98,7 +98,12 @@ def test_get_for_people(alive: Node):
     rows = {(row[0], row[3]): row for row in table(text)[1:]}
     first = rows["ingress[0]", "TCP 80-90"]
     assert [*first[1:4], first[4].partition(": ")[2]] == ["allow", "podSelector app=client", "TCP 80-90", client]
-    assert rows["ingress[2]", "any"][1:5] == ["accept", "podSelector app=nobody", "any", "(nobody now)"]
+    assert rows["ingress[2]", "any"][1:5] == [
+        "accept",
+        "podSelector app=nobody",
+        "any",
+        "(nobody, or others come first)",
+    ]
     assert rows["isolated for ingress", "any"][4:] == ["everybody else", "0", "4", "0"]
     assert rows["isolated for ingress", "any other"][5:] == ["-", "-", "-"]  # a rule's hits stand there once
     telnet = alive.ask("get", "no-telnet").stdout
@@ -121,7 +126,7 @@ def test_get_of_several_groups_says_what_is_the_same_once(alive: Node):
         rows = table(alive.ask("get", "every").stdout)
         assert [row[0] for row in rows].count("ingress[0]") == 1
         mine = {row[0]: row for row in rows if row[0].startswith("isolated")}
-        assert mine["isolated for ingress, as default/web do"][5] == "default/web"
+        assert mine["isolated for ingress, with default/web"][5] == "default/web"
         (last,) = alive.json("get", many[-1].ref.name)
         assert [row["rule"].partition(" by ")[0] for row in last["decides"]] == ["isolated for ingress"] * 2
         listed = [f"NetworkPolicy default/{name}" for name in ("every", *(each.ref.name for each in many))]
@@ -195,6 +200,21 @@ def test_wait(alive: Node):
     late = alive.ask("wait", "web", "--timeout", "0", "--generation", "4", check=False)
     assert (late.returncode, "generation 3, not 4" in late.stderr) == (8, True)
     assert "has not seen it" in alive.ask("wait", "nix", "--timeout", "0", check=False).stderr
+
+
+def test_one_that_is_enforced_but_for_an_annotation_is_not_refused(alive: Node):
+    text = "'dry' is not enforce or audit; it is enforced"
+    problem = Problem(Ref(Kind.NETWORK_POLICY, "default", "typo"), "metadata.annotations[ebpfnet.io/policy-mode]", text)
+    alive.reconciler.apply([Upsert(policy("typo", is_app("other"), ingress=())), Refused(problem, partial=True)])
+    try:
+        row = {row["policy"]: row for row in alive.json("list")}["default/typo"]
+        assert (row["enforced"], len(row["problems"])) == ("in part", 1)
+        waited = alive.ask("wait", "typo", "--timeout", "0")
+        assert (waited.returncode, text in waited.stderr) == (0, True)
+        assert alive.ask("get", "typo").stdout.startswith("NetworkPolicy default/typo: enforced in part\n")
+    finally:
+        alive.reconciler.apply([Delete(problem.ref)])
+        settle(alive.reconciler, alive.clock)
 
 
 def test_a_refused_policy_is_named(alive: Node):

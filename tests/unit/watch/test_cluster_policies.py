@@ -30,7 +30,7 @@ WEB_ONLY = Selector((Requirement("app", frozenset({"web"})),))
 BAD = {"matchExpressions": [{"key": "app", "operator": "Is"}]}
 REF = Ref(Kind.CLUSTER_NETWORK_POLICY, "", "p")
 EVERYBODY = PodPeer(EVERYTHING, EVERYTHING)
-DENIES = (ClusterRule("refused", Action.DENY),)
+DENIES = (ClusterRule("", Action.DENY),)
 
 
 def manifest(**spec: Any) -> dict[str, Any]:
