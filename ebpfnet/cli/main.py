@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -58,6 +59,8 @@ def cli() -> None:
 
     Lists read the pinned maps themselves and work with the agent dead. `ebpfnet VERB --help` tells more.
     """
+    if "NO_COLOR" in os.environ:  # https://no-color.org
+        click.get_current_context().color = False
 
 
 def main() -> None:

@@ -200,7 +200,8 @@ def _lines(asked: Asked, rows: list[dict[str, Any]]) -> list[str]:
         else:
             by = ", " if row["rule"].startswith("isolated") else " by "
             lines.append(f"  {row['direction']}{on}: {_colored(row['verdict'])}{by}{row['rule']}")
-            lines += [f"    {line}" for line in (*_why(row), _say_class(row))]
+            left = ["open connections are left until they end"] if row["graceful"] and row["verdict"] == "deny" else []
+            lines += [f"    {line}" for line in (*_why(row), *left, _say_class(row))]
         sure = {True: "confirmed: ", False: click.style("DISAGREEMENT: ", fg="red", bold=True), None: ""}
         lines += [f"    {sure[row['confirmed']]}{row['confirmation']}"] if row["confirmation"] else []
     return lines

@@ -101,15 +101,18 @@ class Rules:
         return self.lookup.name(rule) if rule else ""
 
     def isolation(self, group: int) -> list[str]:
-        """Return the directions in which a NetworkPolicy isolates a group."""
-        return [way.name.lower() for way in Direction if (group, way) in self._isolated]
+        """Return the directions in which a NetworkPolicy isolates a group; ``(audited)``: only audited ones do."""
+        ways = ((way.name.lower(), self._isolated.get((group, way))) for way in Direction)
+        return [word if enforced else f"{word} (audited)" for word, enforced in ways if enforced is not None]
 
     @cached_property
-    def _isolated(self) -> set[tuple[int, Direction]]:
-        found = set()
+    def _isolated(self) -> dict[tuple[int, Direction], bool]:
+        """Groups and directions, and whether that is enforced."""
+        found: dict[tuple[int, Direction], bool] = {}
         for each in self.entries:
             if any(policy.startswith("NetworkPolicy ") for policy in policies_of(self.name(each.rule.id))):
-                found.add((each.group, each.direction))
+                way = each.group, each.direction
+                found[way] = found.get(way, False) or each.rule.verdict != Verdict.AUDIT
         return found
 
     def policies_of(self, group: int) -> list[str]:

@@ -268,7 +268,7 @@ def test_a_connection_and_a_drop_name_their_rule_and_the_commands_agree(world: W
     for name, verdict in (("asker", "ALLOW"), ("stranger", "DENY")):
         whole = [str(CLI), "policy", "explain", "--from", name, "--to", "near", "--port", "8080"]
         said = subprocess.run([*whole, "--lab", world.lab.name], capture_output=True, text=True, check=False).stdout
-        assert f"port 8080: {verdict}" in said
+        assert f"TCP 8080: {verdict}" in said
         assert isolated in said or verdict == "ALLOW"
 
 

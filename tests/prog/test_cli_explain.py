@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,6 +82,22 @@ def test_explain_tells_people_which_entry_it_is(alive: Node):
     assert "no rule of theirs means this peer" in alive.ask(
         "explain", "--no-confirm", "--from", "other", "--to", "web", "--port", "80"
     ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "colored"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colors_are_for_terminals_that_want_them(node: Node, more: dict[str, str], colored: bool):
+    words = ("explain", "--no-confirm", "--from", "client", "--to", "web", "--port", "80")
+    assert "\x1b" not in node.ask(*words).stdout
+    terminal, other = pty.openpty()
+    where = ("--pins", node.root / "bpf" / "x", "--run", node.root)
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | more
+    subprocess.run(
+        [sys.executable, "-m", "ebpfnet", "policy", *words, *where], stdout=other, env=environment, check=True
+    )
+    os.close(other)
+    said = os.read(terminal, 65536)
+    os.close(terminal)
+    assert (b"ALLOW" in said, b"\x1b" in said) == (True, colored)
 
 
 def test_explain_without_an_agent_knows_the_rule_and_says_what_it_does_not_know(node: Node):

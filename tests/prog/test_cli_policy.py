@@ -143,7 +143,7 @@ def test_rules_are_named_where_packets_and_pods_are_listed(node: Node):
     flows = json.loads(call("flow", "list", "--pod", "client", *where).stdout)
     assert flows[0]["ingress_rule"] == "NetworkPolicy default/web, ingress[0]"
     pods = {row["pod"]: row["isolated"] for row in json.loads(call("pod", "list", *where).stdout)}
-    assert pods == {"default/client": "egress", "default/web": "ingress", "default/other": ""}
+    assert pods == {"default/client": "egress (audited)", "default/web": "ingress", "default/other": ""}
     found = json.loads(call("pod", "get", "web", *where).stdout)
     assert found[0]["policies"] == ["ClusterNetworkPolicy no-telnet", "NetworkPolicy default/web"]
 
