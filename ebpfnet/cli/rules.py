@@ -10,7 +10,7 @@ from ebpfnet import abi
 from ebpfnet.abi import Direction, Verdict
 from ebpfnet.cli.lookup import Lookup
 from ebpfnet.maps.dump import block_name, protocol_name
-from ebpfnet.maps.hits import Hit, direction_of, hits, policies_by, policies_of
+from ebpfnet.maps.hits import Hit, direction_of, hits, policies_by, policies_of, rule_of
 from ebpfnet.maps.judge import EVERYBODY
 
 _BITS = 16
@@ -144,7 +144,7 @@ class Rules:
             "kind": kind,
             "pods": len(self.pods_of(entries)),
             "directions": sorted({direction_of(self.name(rule)) for rule in ids}, reverse=True),
-            "rules": len(ids),
+            "rules": sum(bool(rule_of(self.name(rule))) for rule in ids),
             "mode": "audit" if audits else "enforce",
             "established": "graceful" if left else "strict" if denies else None,
             "allowed": sum(each.allowed for each in counted),

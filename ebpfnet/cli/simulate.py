@@ -125,7 +125,9 @@ def _print_table(answers: Iterable[dict[str, Any]]) -> None:
     from tabulate import tabulate
 
     rows = [_row(answer) for answer in answers]
-    headers = ["FROM", "TO", "PORT", "PROTOCOL", "VERDICT", "REASON", "SERVICE", "BACKENDS"]
+    headers = ["FROM", "TO", "PORT", "PROTOCOL", "VERDICT", "REASON", "SERVICE", "BACKENDS", "DECIDED BY"]
+    if not any(row[-1] for row in rows):  # no policy has a say
+        rows, headers = [row[:-1] for row in rows], headers[:-1]
     click.echo(tabulate(rows, headers, tablefmt="plain"))
 
 
@@ -135,7 +137,16 @@ def _row(answer: dict[str, Any]) -> list[str]:
     ends = [flow.get("from", "-"), flow.get("to", "-"), flow.get("port", "-"), flow.get("protocol", "TCP")]
     if "verdict" not in answer:
         failure = "ok" if answer.get("ok") else f"error: {answer.get('error')}"
-        return [*map(str, ends), failure, "", "", ""]
+        return [*map(str, ends), failure, "", "", "", ""]
     backends = "\n".join(f"{backend} {found['hits']}" for backend, found in answer["backends"].items())
     stopped = "-" if answer["verdict"] == "allow" else answer["steps"][-1]["verdict"]
-    return [*map(str, ends), answer["verdict"], answer["reason"] or stopped, answer["service"] or "-", backends or "-"]
+    what = [answer["verdict"], answer["reason"] or stopped, answer["service"] or "-", backends or "-"]
+    return [*map(str, ends), *what, "\n".join(map(_decided, answer["policies"]))]
+
+
+def _decided(told: dict[str, Any]) -> str:
+    """Return what policies said at one end: the entry of the rule that means the other, or the rule."""
+    matched = told["matched"]
+    if matched:
+        return f"{told['verdict']} by {matched['policy']}, {matched['entry'] or matched['rule']}"
+    return f"{told['verdict']}: {told['rule'] or 'its rules are missing'}"

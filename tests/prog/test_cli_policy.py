@@ -55,6 +55,7 @@ def test_list_without_an_agent(node: Node):
     assert set(rows) == {"default/web", "default/quiet", "no-telnet"}
     web = rows["default/web"]
     assert (web["pods"], web["directions"], web["denied"], web["enforced"]) == (1, ["ingress"], 4, None)
+    assert web["rules"] == 2  # that decide about anybody
     assert [rows[name]["mode"] for name in ("default/web", "default/quiet")] == ["enforce", "audit"]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ebpfnet.cli.simulate import _print_table
 from ebpfnet.datapath import build
 from ebpfnet.simulate.interactive import Session
 from ebpfnet.simulate.network import private_network
@@ -116,3 +117,15 @@ def test_behind_a_service_the_backend_is_the_peer(session: Session, port: int, v
     assert [each["entry"] for each in listed] == ["egress[0].to[1]"]
     for kind, name in (("Service", "far"), ("EndpointSlice", "far-1")):
         assert ask(session, {"delete": {"kind": kind, "name": name}}) == {"ok": True}
+
+
+def test_people_see_what_decided(session: Session, capsys: pytest.CaptureFixture[str]):
+    flow = {"from": "default/client", "to": "default/near", "port": 80}
+    _print_table([ask(session, flow)])
+    assert "DECIDED BY" not in capsys.readouterr().out
+    from_client = {"from": [{"podSelector": {"matchLabels": {"app": "client"}}}], "ports": [{"port": 80}]}
+    ask(session, {"apply": policy("one", "near", ingress=[from_client])})
+    _print_table([ask(session, flow), ask(session, {**flow, "port": 81})])
+    out = capsys.readouterr().out
+    assert "allow by NetworkPolicy default/one, ingress[0].from[0]" in out
+    assert "deny: isolated for ingress by NetworkPolicy default/one" in out
