@@ -61,7 +61,8 @@ def explain(
     nothing of the node is touched. When the two disagree, the exit code is 11. Which entry of the rule's peers means
     the other end is asked of the node's agent.
 
-    A service is one that has the port where no pod has its name; `svc/NAME` says so.
+    A name is a service's when that has the port, or when no pod is called so; `svc/NAME` and `pod/NAMESPACE/NAME` say
+    which is meant.
     """
     del headers
     with ExitStack() as stack:

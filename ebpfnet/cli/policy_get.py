@@ -95,9 +95,8 @@ def _order(row: Mapping[str, Any], said: list[str]) -> tuple[int, str]:
 def _show(each: dict[str, Any], output: str, *, headers: bool) -> None:
     on = f" on {each['node']}" if each["node"] else ""
     tier = f" ({each['tier']}, priority {each['priority']})" if each["tier"] else ""
-    click.echo(
-        f"{each['kind']} {each['policy']}{tier}{on}: {_STATES.get(each['enforced'], '(the agent does not answer)')}"
-    )
+    state = _STATES.get(each["enforced"], "(the agent does not answer)")
+    click.echo(f"{each['kind']} {each['policy']}{tier}{on}: {state}")
     selects = f" ({each['selects']})" if each["selects"] else ""
     directions = " and ".join(each["directions"]) or "no direction"
     click.echo(f"  {directions} of {', '.join(each['pod_names']) or 'no pod'}{selects}")
