@@ -34,10 +34,12 @@ def move(places: Places, options: Options, have: Plan, want: Plan, deadline: flo
         say(f"{_count(len(new), 'pod')} wired")
     if mute := [pod for pod in want.pods if pod in new or not echoes.is_running(places, pod)]:
         echoes.start(places, mute, deadline)
-        say("echo servers answer")
+        say("echo servers listen")
     save(places, State(VERSION, True, options, want))  # all is built; an agent that is late now is only waited for
     if options.agents:
         agents.wait_ready(places, want, deadline, say)
+    for pod in want.pods:  # those that were not served in time last time, too
+        wires.open_pod(pod)
 
 
 def retreat(places: Places, found: State) -> Plan:

@@ -4,7 +4,8 @@ The uplink network is a bridge in a namespace of its own; each node has a veth i
 the outside. Nodes and the outside know each other by host routes, so their addresses need no common prefix; the outside
 is the nodes' default gateway. A pod has /32 and /128 addresses and one gateway,
 169.254.1.1 or fe80::1, whose MAC is set for good: a pod asks nobody for anything, and no address of it is ever
-announced. Checksum offload stays on, as on real machines.
+announced. Its end of the wire stays down until the node's agent serves the other one, so nothing passes before its
+policies are there. Checksum offload stays on, as on real machines.
 """
 
 from __future__ import annotations
@@ -147,7 +148,10 @@ def _change_routes(
 
 
 def build_pod(plan: Plan, pod: PodPlan) -> None:
-    """Make a pod's namespace and its wire to the node; the alias comes last, when all else is in place."""
+    """Make a pod's namespace and its wire to the node, whose end in the pod is down until ``open_pod``.
+
+    The alias comes last, when all else is in place: an agent serves what has one.
+    """
     node = plan.node(pod.node)
     if pod.host_network or node is None:
         return
@@ -176,6 +180,24 @@ def build_pod(plan: Plan, pod: PodPlan) -> None:
     _within(node.netns, connect)
 
 
+def open_pod(pod: PodPlan) -> None:
+    """Bring a pod's end of its wire up, and give it its one gateway for each family; one that is open stays so."""
+    if pod.host_network:
+        return
+
+    def open_up(ip: IPRoute) -> None:
+        link = _index(ip, POD_INTERFACE)
+        ip.link("set", index=link, state="up")
+        for version in sorted({ipaddress.ip_address(address).version for address in pod.addresses}):
+            gateway = GATEWAYS[version]
+            _neighbour(ip, link, gateway, pod.host_mac)
+            if version == 4:
+                _host_route(ip, link, gateway)
+            ip.route("replace", family=_FAMILY[version], dst="default", gateway=gateway, oif=link)
+
+    _within(pod.netns, open_up)
+
+
 def remove_pod(pod: PodPlan) -> None:
     """Take a pod's wire and namespace away; what is gone already is no error."""
     if pod.host_network:
@@ -197,19 +219,12 @@ def remove_uplink(plan: Plan) -> None:
 
 
 def _inside_pod(ip: IPRoute, pod: PodPlan) -> None:
-    """Set up the pod's end: addresses, and one gateway for each family."""
+    """Give the pod's end its addresses."""
     _quiet(POD_INTERFACE)
     link = _index(ip, POD_INTERFACE)
     ip.link("set", index=_index(ip, "lo"), state="up")
-    ip.link("set", index=link, state="up")
     for address in pod.addresses:
         _add_address(ip, link, address)
-    for version in sorted({ipaddress.ip_address(address).version for address in pod.addresses}):
-        gateway = GATEWAYS[version]
-        _neighbour(ip, link, gateway, pod.host_mac)
-        if version == 4:
-            _host_route(ip, link, gateway)
-        ip.route("replace", family=_FAMILY[version], dst="default", gateway=gateway, oif=link)
 
 
 def _add_address(ip: IPRoute, link: int, address: str) -> None:

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
-from ebpfnet.lab import client, namespace, state
+from ebpfnet.lab import client
 from tests.netns.conftest import Wait
-from tests.netns.policies import NODES, SILENCE_S, Ask, PodOf, World, addresses, labelled, policy
+from tests.netns.policies import NODES, SILENCE_S, Ask, World, labelled, policy
 from tests.netns.test_restart import Load, running
 
 FRIENDS = {"podSelector": labelled(role="friend")}
 SOME = policy("some", ingress=[{"from": [FRIENDS]}])
 GRACEFUL = policy("some", ingress=[{"from": [FRIENDS]}], annotations={"ebpfnet.io/established": "graceful"})
-SINK = 7777
 CLI = Path(sys.executable).parent / "ebpfnet"
 
 
@@ -195,55 +192,6 @@ def steady(result: Load, stop: threading.Event, world: World, ask: Ask) -> None:
                 result.failures.append(f"{ask} was cut")
                 return
             result.done += 1
-
-
-def test_a_new_pod_that_is_served_sends_nothing(world: World, family: int):
-    """It tries from the moment that it has a namespace; one that no policy selects shows that there is a way out."""
-    world.apply([policy("none", labelled(role="late"), policyTypes=["Ingress", "Egress"])])
-    late = {"late": PodOf(1, 40, {"role": "late"}), "free": PodOf(1, 41, {"role": "free"})}
-    sink = world.place("near").socket(family, socket.SOCK_DGRAM)
-    far = addresses(world.pods["near"])[family == socket.AF_INET6]
-    stop = threading.Event()
-    senders = [threading.Thread(target=send, args=(world, name, (far, SINK), stop)) for name in late]
-    with sink:
-        sink.bind((far, SINK))
-        sink.settimeout(20)
-        for thread in senders:
-            thread.start()
-        try:
-            world.pods |= late
-            world.put()
-            world.lab.sync()
-            served = time.monotonic_ns()
-            seen = [sink.recv(100).split() for _ in range(20)]
-            while int(seen[-1][1]) < served:
-                seen.append(sink.recv(100).split())
-            seen += [sink.recv(100).split() for _ in range(50)]
-            assert {name for name, sent in seen if int(sent) > served} == {b"free"}
-            assert not world.passes(Ask("asker>late", family == socket.AF_INET6), SILENCE_S)
-        finally:
-            stop.set()
-            for thread in senders:
-                thread.join()
-            world.pods = {name: each for name, each in world.pods.items() if name not in late}
-            world.put()
-            world.lab.sync()
-
-
-def send(world: World, name: str, to: tuple[str, int], stop: threading.Event) -> None:
-    """Send from a pod as soon as it has a namespace, again and again."""
-    sock = None
-    while not stop.wait(0.001):
-        try:
-            if sock is None:
-                plan = state.load(world.lab.name).plan
-                place = next(each.netns for each in plan.pods if each.full_name == f"default/{name}")
-                sock = namespace.run(place, functools.partial(socket.socket, client.family(to[0]), socket.SOCK_DGRAM))
-            sock.sendto(f"{name} {time.monotonic_ns()}".encode(), to)
-        except (OSError, StopIteration):
-            continue
-    if sock is not None:
-        sock.close()
 
 
 def test_audit_counts_and_lets_pass(world: World):

@@ -43,8 +43,8 @@ def host_side(pod: PodPlan) -> str:
 
 @contextlib.contextmanager
 def lab(name: str, manifests: Path, kind: str, *, agents: bool = True, timeout: float = 60.0) -> Iterator[Lab]:
-    """Bring up a lab whose pods a plugin wires; ``sync`` wires new ones in the same way."""
-    with mock.patch.object(wires, "build_pod", {"bridge": bridge, "ptp": ptp}[kind]):
+    """Bring up a lab whose pods a plugin wires, and asks no agent when; ``sync`` wires new ones in the same way."""
+    with mock.patch.multiple(wires, build_pod={"bridge": bridge, "ptp": ptp}[kind], open_pod=lambda _: None):
         try:
             arguments = ("--pod-interfaces", PATTERN, "--log-level", "debug")
             yield Lab.up(name, manifests, agents=agents, agent_arguments=arguments, timeout=timeout)
