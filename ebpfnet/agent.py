@@ -183,14 +183,14 @@ class Agent:
             self._reconciler.apply(changes)
             self._announce()
             self._last_change = time.time()
-            late = self._reconciler.late
+            late, behind = self._reconciler.late, self._reconciler.policies.behind()
             turned = self._reconciler.turns != turns and not self._sweep_planned
             awaited = turned or self._reconciler.next_retry is not None or self._reconciler.wires is not wires
             node = self._reconciler.cluster.nodes.get(self._node)
             self._source.want(self._reconciler.cluster.needed)
             self._log_problems()
         self._telemetry.health.node_eligible(node is None or not node.leaving)
-        self._telemetry.applied(changes, began, read_at, late=late)
+        self._telemetry.applied(changes, began, read_at, late=late, behind=behind)
         if not was_synced and self._reconciler.synced:
             gc.collect()
             gc.freeze()  # what lives now lives long: the collector need not look at it again
@@ -276,7 +276,8 @@ class Agent:
             with self._lock:
                 self._log_problems()
                 wires, late, turned = self._reconciler.wires, self._reconciler.late, self._reconciler.turns
-            self._telemetry.settled(late=late)
+                behind = self._reconciler.policies.behind()
+            self._telemetry.settled(late=late, behind=behind)
             now = time.monotonic()
             if wires != swept or now >= (paused if turned != turns else next_sweep):
                 self._sweep()

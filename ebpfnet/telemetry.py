@@ -5,10 +5,8 @@ The hot path calls ``begin`` and ``applied``; all else is asked for when a probe
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,6 +22,7 @@ from ebpfnet.model.facts import (
     Kind,
     NetworkPolicy,
     Problem,
+    Ref,
     Service,
     Upsert,
 )
@@ -89,7 +88,7 @@ class Telemetry:
         self._started = time.time()
         self._conntrack: Conntrack | None = None
         self._servers: list[serve.Server] = []
-        self._unenforced: deque[float] = deque()  # when the events of policies were read that may not judge yet
+        self._unenforced: dict[Ref, float] = {}  # when the events of policies were read that may not judge yet
 
     def listen(self) -> None:
         """Serve metrics and health; with ``hard_fail`` raises ``EbpfnetError`` for an address that can't be used."""
@@ -125,15 +124,20 @@ class Telemetry:
         self.metrics.queued(time.time())
         return time.perf_counter()
 
-    def applied(self, changes: Collection[Change], began: float, read_at: float, *, late: bool) -> None:
-        """Say that changes were written whose events were read at ``read_at``; ``late``: not all of them could be."""
+    def applied(
+        self, changes: Collection[Change], began: float, read_at: float, *, late: bool, behind: Collection[Ref] = ()
+    ) -> None:
+        """Say that changes were written whose events were read at ``read_at``; ``late``: not all of them could be.
+
+        ``behind`` are policies that are not enforced as they came last, be it for want of room.
+        """
         now = time.time()
         for change in changes:
             match change:
-                case Upsert(NetworkPolicy() | ClusterNetworkPolicy()):
-                    self._unenforced.append(read_at or began)
+                case Upsert(NetworkPolicy(ref) | ClusterNetworkPolicy(ref)):
+                    self._unenforced[ref] = read_at or began
                 case Delete(ref) if ref.kind in POLICIES:
-                    self._unenforced.append(read_at or began)
+                    self._unenforced[ref] = read_at or began
                 case Upsert(EndpointSlice(ipv6=ipv6), since):
                     self.metrics.endpoints_changed()
                     if since > self._started and not late:  # kube-proxy leaves out what happened before it, too
@@ -148,17 +152,18 @@ class Telemetry:
         self.metrics.synced(done - began, now)
         if read_at:
             self.metrics.written(done - read_at)
-        self.settled(late=late)
+        self.settled(late=late, behind=behind)
 
-    def settled(self, *, late: bool) -> None:
+    def settled(self, *, late: bool, behind: Collection[Ref] = ()) -> None:
         """Say whether everything that was queued is written now, or named because it can't be."""
         if late:
             return
         self.health.updated(time.monotonic())
         done = time.perf_counter()
-        with contextlib.suppress(IndexError):  # the watch and the main thread both come by
-            while self._unenforced:
-                self.metrics.enforced(done - self._unenforced.popleft())
+        for ref in [each for each in list(self._unenforced) if each not in behind]:
+            since = self._unenforced.pop(ref, None)
+            if since is not None:  # the watch and the main thread both come by
+                self.metrics.enforced(done - since)
 
     def swept(self, swept: Swept, duration_s: float) -> None:
         """Take the figures of a sweep of the flow table in."""

@@ -32,8 +32,8 @@ AWAY = Peer(Ref(Kind.PEER, "default", "away"), (), pack(pod("x", "10.0.1.1").add
 FACTS: list[Fact] = [Namespace(Ref(Kind.NAMESPACE, "", "default"), ()), HERE, AWAY, POLICY]
 
 
-def reconciled(changes: list[Upsert]) -> Reconciler:
-    found = Reconciler(memory_tables(), "node-a")
+def reconciled(changes: list[Upsert], rules: int = 100) -> Reconciler:
+    found = Reconciler(memory_tables(rules=rules), "node-a")
     found.apply(changes)
     found.set_wires({"default/here": wire(5)})
     found.apply([Synced()])
@@ -45,6 +45,19 @@ def test_a_policy_that_is_enforced():
     assert (told["policy"], told["pods"], told["enforced"]) == ("NetworkPolicy default/web", ["default/here"], True)
     assert (told["established"], told["generation"], told["isolates"]) == ("graceful", 2, ["ingress"])
     assert [rule["rule"] for rule in told["rules"]] == ["NetworkPolicy default/web, ingress[0]"]
+
+
+def test_a_policy_whose_other_version_does_not_fit_is_not_enforced():
+    reconciler = reconciled([*map(Upsert, FACTS)], rules=3)
+    assert policing.summary(reconciler)["enforced"] == 1
+    strict = dataclasses.replace(POLICY, egress=POLICY.ingress, generation=3)
+    reconciler.apply([Upsert(strict)])
+    [told] = policing.policies(reconciler, graceful=False)["policies"]
+    assert (told["generation"], told["enforced"], reconciler.policies.behind()) == (3, False, {REF})
+    assert "rules (3 entries)" in told["problems"][0]
+    assert policing.summary(reconciler)["enforced"] == 0
+    reconciler.apply([Upsert(POLICY)])
+    assert (policing.summary(reconciler)["enforced"], reconciler.policies.behind()) == (1, set())
 
 
 def test_a_policy_that_selects_nobody_here_is_known():

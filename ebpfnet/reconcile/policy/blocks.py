@@ -40,6 +40,11 @@ def unpack_block(key: bytes) -> Block:
     return Block(length >= MAPPED and is_v4(address), length, int.from_bytes(address, "big") >> (BITS - length))
 
 
+def block_at(address: bytes) -> Block:
+    """Return the block of one packed address."""
+    return Block(is_v4(address), BITS, int.from_bytes(address, "big"))
+
+
 ALL_V4 = Block(v4=True, length=MAPPED, prefix=int.from_bytes(abi.V4_PREFIX, "big"))
 _BUCKET_V4, _BUCKET_V6 = 15, 8  # bytes of an address that name its bucket: 256 of IPv4, a link's of IPv6
 

@@ -24,6 +24,16 @@ class Entry:
         self.names = tuple(each for rule in ids - {0} for each in _pieces(rule, texts))
         self.uses = 0
 
+    def lets_pass_more_than(self, other: Entry) -> bool:
+        """Say whether it lets something pass that another one does not."""
+        spans = (*self.outcome.spans, *other.outcome.spans)
+        edges = [(0, 0), *((each.protocol, port) for each in spans for port in (each.first, each.last + 1))]
+        return any(self._passes(*edge) and not other._passes(*edge) for edge in edges)
+
+    def _passes(self, protocol: int, port: int) -> bool:
+        spans = (each for each in self.outcome.spans if each.protocol == protocol and each.first <= port <= each.last)
+        return next((each.decision for each in spans), self.outcome.base).verdict != abi.Verdict.DENY
+
 
 def _pieces(identity: int, texts: Mapping[int, str]) -> Iterator[int]:
     yield identity

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from ebpfnet import abi
+from ebpfnet.reconcile.policy.block_table import BlockTable
 from ebpfnet.reconcile.policy.cells import NOBODY
 from ebpfnet.reconcile.policy.entries import rule_key
 from ebpfnet.reconcile.policy.tables import PeerTable, RuleTable
@@ -60,13 +61,18 @@ class Meanwhile:
             targets.setdefault(step.now, {}).setdefault(step.before, []).append(step)
         for now, origins in targets.items():
             said = self._straight(now, origins)
-            if said is None:
-                self._detour(now, origins)
-            else:
+            if said is not None:
                 self._said |= said
+            elif not self._is_held(now, origins):
+                self._detour(now, origins)
         lacking = sum(first is not None and key not in self._rules.have for key, (first, _) in self._said.items())
         if lacking > self._rules.room:  # then who moves may meet what is said of neither
             self._said, self._detours = {}, {}
+
+    @property
+    def targets(self) -> dict[int, int]:
+        """The classes that some go by, and where they are to be then."""
+        return {number: steps[0].now for number, steps in self._detours.items()}
 
     @property
     def detours(self) -> bool:
@@ -97,6 +103,11 @@ class Meanwhile:
             if new and own != rules.want.get(key):
                 said[key] = own, rules.want.get(key)
         return said
+
+    def _is_held(self, now: int, origins: Iterable[int]) -> bool:
+        """Say whether a group that has no room would have to say something of a class to go by."""
+        held = self._rules.held
+        return bool(held) and any(group in held for each in origins for group, _ in self._ways.concerned(each, now))
 
     def _asking(self, now: int, origins: Iterable[int]) -> Iterable[tuple[int, int]]:
         found = dict.fromkeys(each for before in origins for each in self._ways.concerned(before, now))
@@ -152,3 +163,14 @@ class Meanwhile:
         for key in self._said:
             if abi.RuleKey.layout.unpack(key)[1] in self._detours:
                 self._rules.ask(key, None)
+
+
+def steps(peers: PeerTable, blocks: BlockTable) -> list[Step]:
+    """Return whose class is another one now, as far as there may be room for them."""
+    found = [
+        Step(table, each.key, blocks.origin(each), blocks.aim(each))
+        for table in (peers, blocks)
+        for each in table.moves()
+        if not table.is_full_for(each.key)
+    ]
+    return [each for each in found if each.before != each.now]

@@ -36,6 +36,8 @@ class Members:
         """Pods whose group may not be in the table yet."""
         self.unready: Collection[int] = ()
         """Groups that no pod may get now: what they say is not all in the tables."""
+        self.barred: Collection[int] = ()
+        """Those of them that what has no room keeps as they are."""
         self.strangers = True
         """Whether nobody knows yet why pods and rules are in the tables that another agent left."""
         self._groups: dict[Ref, int] = {}
@@ -67,8 +69,12 @@ class Members:
 
     def have(self, groups: Iterable[int]) -> bool:
         """Say whether the pods that are to have these groups do, and the groups say what they are to say."""
+        return not self.late(groups)
+
+    def late(self, groups: Iterable[int]) -> list[int]:
+        """Return those of groups that pods wait for, or that do not say yet what they are to say."""
         waiting = {self._groups.get(each) for each in self.waiting}
-        return not any(each in waiting or each in self.unready for each in groups)
+        return [each for each in groups if each in waiting or each in self.unready]
 
     def moving(self, table: Mapping[bytes, bytes]) -> set[Moving]:
         """Return the pods that have another group than they are to have, at one of their addresses."""
@@ -90,7 +96,8 @@ class Members:
         These say at once what is right, for nobody has them yet. Returns whether there was room for them.
         """
         rounds = {}
-        for group in {each.now for each in moving if each.now in self.unready} - self._rounds.keys():
+        moving_to = {each.now for each in moving if each.now in self.unready and each.now not in self.barred}
+        for group in moving_to - self._rounds.keys():
             number = abi.identify(f"in the place of group {group}")
             keys = {rule_key(number, *place_of(key)[1:]): key for key in rules.want if place_of(key).group == group}
             for key, original in keys.items():

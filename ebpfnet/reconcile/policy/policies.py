@@ -21,25 +21,26 @@ from ebpfnet.maps.table import Table
 from ebpfnet.model.cluster import Cluster
 from ebpfnet.model.facts import PodPort, Policy, Problem, Ref
 from ebpfnet.model.peers import Home, pack, split
+from ebpfnet.reconcile.policy.block_table import BlockTable
 from ebpfnet.reconcile.policy.blocks import unpack_block
 from ebpfnet.reconcile.policy.cells import NOBODY, Found
 from ebpfnet.reconcile.policy.classes import Classes
 from ebpfnet.reconcile.policy.entries import Entries
 from ebpfnet.reconcile.policy.generations import Generations
-from ebpfnet.reconcile.policy.meanwhile import Meanwhile, Step, Ways
+from ebpfnet.reconcile.policy.meanwhile import Meanwhile, Ways, steps
 from ebpfnet.reconcile.policy.members import Members, leaving, owners
 from ebpfnet.reconcile.policy.questions import NONE, Answers
 from ebpfnet.reconcile.policy.regimes import Regimes
-from ebpfnet.reconcile.policy.room import without_room
+from ebpfnet.reconcile.policy.room import move, stuck, without_room
+from ebpfnet.reconcile.policy.rule_names import RuleNames
 from ebpfnet.reconcile.policy.seated import Seated
 from ebpfnet.reconcile.policy.subjects import Subjects
 from ebpfnet.reconcile.policy.tables import (
     EVERY,
-    BlockTable,
     Lazy,
     PeerTable,
     Phase,
-    RuleNames,
+    PortTable,
     RuleTable,
     place_of,
 )
@@ -54,14 +55,14 @@ class Policies:
     def __init__(
         self, tables: Mapping[str, Table], cluster: Cluster, clock: Callable[[], float], *, graceful: bool = False
     ) -> None:
-        self.peers = PeerTable(tables["peers"], self._is_ready)
-        self.blocks = BlockTable(tables["peer_blocks"], self._is_ready)
         self.rules = RuleTable(tables["rules"], self._is_seen)
-        self.ports = Lazy(tables["rule_ports"])
+        self.ports = PortTable(tables["rule_ports"])
         self.generations = Generations(tables["generations"])
         self.classes = Classes()
         self.entries = Entries(self.ports)
         self.regimes = Regimes(self.classes, self.rules, self.entries, graceful=graceful)
+        self.peers = PeerTable(tables["peers"], self._is_ready)
+        self.blocks = BlockTable(tables["peer_blocks"], self._is_ready, self.regimes.too_open)
         self.subjects = Subjects(cluster)
         self.problems: list[Problem] = []
         self.tidy_at: float | None = None
@@ -78,6 +79,7 @@ class Policies:
         self._seated = Seated(None)
         self._lacking: set[int] = set()  # classes that nobody is in yet, and whose rules are not all there
         self._past: dict[int, Answers] = {}  # what classes answered before
+        self._apart: set[int] = set()  # groups that speak of who could not move
 
     # What comes in
 
@@ -229,6 +231,11 @@ class Policies:
         groups = self.regimes.groups_of(ref)
         return self._loaded and not self._dirty and ref not in self._again and self._members.have(groups)
 
+    def behind(self) -> set[Ref]:
+        """Return the policies that are not as their last version says, be it for want of room."""
+        here = self.regimes.subjects
+        return {*self._again, *(ref for group in self._members.late(here) for ref in here[group].policies)}
+
     # The order of writes
 
     def write(self, pods: Mapping[bytes, bytes] | None, settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
@@ -236,22 +243,23 @@ class Policies:
         self.prepare()
         flips = self._members.waiting
         if not flips and all(table.settled for table in self.tables.values()) and not self.generations.open:
-            if self.tidy_at is None and (self.regimes.idle or self._names.waiting):
+            if self.tidy_at is None and (self.regimes.idle(()) or self._names.waiting):
                 self._end()
             return
         self._members.unready = EVERY  # should anything fail, pods stay where they are until all peers have moved
         self._names.write(self.entries.names)
         with contextlib.suppress(DoesNotFit):
             self.ports.write(delete=False)
+        seen = pods if pods is not None else {}
+        seated = self._look(pods)
+        self.rules.seen_groups = seated.groups if pods is not None else EVERY
+        self.rules.hold(self.ports.unfit)
+        self.ports.led_to = self.rules.led_to()
         rules = self.rules.pending() or self.rules.stirring()
         if not (flips or self.peers.moves() or self.blocks.moves() or rules):
             self._judge_ready()
             self._end()
             return
-        seen = pods if pods is not None else {}
-        seated = self._look(pods)
-        self.rules.seen_groups = seated.groups if pods is not None else EVERY
-        self.rules.hold(self.ports.unfit)
         moving = self._members.moving(seen)
         ways = Ways(
             self.rules,
@@ -261,19 +269,23 @@ class Policies:
             leaving(moving),
             lambda keys: owners(seen, keys),
         )
-        meanwhile = Meanwhile(ways, self._steps())
+        meanwhile = Meanwhile(ways, steps(self.peers, self.blocks) if self.rules.seen_groups else ())
+        self.regimes.detours = meanwhile.targets
         stirs = moving or self.peers.moves() or self.blocks.moves() or self.rules.stirring()
         meanwhile.begin()
         try:
             self._move(seated.interfaces if stirs else frozenset())
             meanwhile.change()
+            self._hold_back()
             self._change(seen, settle_pods)
         finally:
             meanwhile.end()
         if meanwhile.detours:
+            self.regimes.detours = {}
             self.generations.part()
-            self.blocks.write_all()
-            self.peers.write_all()
+            move(self.peers, self.blocks, self.generations.part)
+            self._hold_back()
+            self._judge_ready()
         self._members.strangers = False
         self._end()
 
@@ -290,11 +302,7 @@ class Policies:
             if place.group in self.rules.seen_groups and place.number and not self._is_seen(place.number)
         }
         self.generations.begin(stirred)
-        self.peers.enter()  # who is somebody of his own now never meets what is said of the blocks that he is in
-        if self.blocks.moves():
-            self.generations.part()
-        self.blocks.write_all()
-        self.peers.write_all()
+        move(self.peers, self.blocks, self.generations.part)
 
     def _change(self, pods: Mapping[bytes, bytes], settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
         """Let groups say what they are to say once nobody is about to leave them, and pods get those that do."""
@@ -323,14 +331,15 @@ class Policies:
 
     def _end(self) -> None:
         self.generations.finish()
-        self.problems = without_room(self.tables, self.regimes, self.pods_of())
+        self.problems = without_room(self.tables, self.regimes, self.pods_of(), self._apart)
         if self.tidy_at is None:
             self._plan()
 
     def _plan(self) -> None:
         """Plan to remove what nobody needs by now."""
         ripe = [table.ripen() for table in (self.rules, self.ports)]
-        left = any(ripe) or self.regimes.idle or bool(self._leaving()) or self._names.waiting or self.blocks.untidy
+        asked = self.regimes.idle(self.rules.held)
+        left = any(ripe) or asked or bool(self._leaving()) or self._names.waiting or self.blocks.untidy
         self.tidy_at = self._clock() + GRACE_S if left else None
 
     def _leaving(self) -> list[int]:
@@ -341,28 +350,33 @@ class Policies:
     def tidy(self, pods: Mapping[bytes, bytes] | None, settle_pods: Callable[[], Mapping[bytes, bytes]]) -> None:
         """Remove what nobody needs."""
         self.rules.write_phase(Phase.REST)
-        self.ports.write(put=False)
+        with contextlib.suppress(DoesNotFit):  # of what had no room before
+            self.ports.write(put=False)
         self._names.remove(self.entries.names)
         self.tidy_at = None
         self._past = {}
-        if pods is not None and not self._members.waiting:
+        if pods is not None:
             self.rules.seen_groups = self._look(pods).groups
             for group in self._leaving():
                 self.regimes.remove(group)
-            self.regimes.forget_former()
+            self.regimes.forget_former(self.rules.held)
             self._dirty = True
             self.blocks.tidy()
         self.write(pods, settle_pods)
         if self.tidy_at is None:
             self._plan()
 
+    def _hold_back(self) -> None:
+        """Leave groups alone that would let somebody do too much who could not move."""
+        self.rules.held |= self.regimes.too_open(stuck(self.peers, self.blocks))
+        self.ports.led_to = self.rules.led_to()
+
     def _judge_ready(self) -> None:
         """Find the groups that pods may not have yet."""
-        unready = {place.group for place, _ in self.rules.pending()} | self.rules.stirring()
-        waiting = self.peers.waiting() | self.blocks.waiting()
-        if waiting:
-            unready |= self.regimes.with_entries(waiting)
-        self._members.unready = unready
+        self._apart = self.regimes.telling_apart(stuck(self.peers, self.blocks))
+        self._members.barred = self._apart | self.rules.held
+        pending = {place.group for place, _ in self.rules.pending()}
+        self._members.unready = pending | self.rules.stirring() | self._members.barred
 
     def _is_seen(self, number: int) -> bool:
         return number in self.peers.uses or number in self.blocks.uses
@@ -377,17 +391,6 @@ class Policies:
         return self._seated
 
     # Who moves
-
-    def _steps(self) -> list[Step]:
-        """Return whose class is another one now, where a pod can tell."""
-        if not self.rules.seen_groups:
-            return []
-        steps = [
-            Step(table, each.key, self.blocks.origin(each), self.blocks.aim(each))
-            for table in (self.peers, self.blocks)
-            for each in table.moves()
-        ]
-        return [each for each in steps if each.before != each.now]
 
     def _concerned(self, before: int, now: int) -> Iterable[tuple[int, int]]:
         if self._members.strangers:

@@ -7,7 +7,7 @@ nobody can tell the difference.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ebpfnet import abi
 from ebpfnet.compile.policy.cite import Asked, Citation, cite
@@ -21,6 +21,7 @@ from ebpfnet.reconcile.policy.cells import NOBODY, Found, Settled
 from ebpfnet.reconcile.policy.classes import Classes
 from ebpfnet.reconcile.policy.entries import Entries, Entry, rule_key
 
+Pairs = Collection[tuple[int, int]]
 _Way = tuple[int, int]
 """A group and a direction."""
 
@@ -47,10 +48,11 @@ class Regimes:
         self.graceful = graceful
         self.subjects: dict[int, Subject] = {}
         """By group."""
+        self.detours: Mapping[int, int] = {}
+        """Classes that some go by, and where they are to be then."""
         self._rules = rules
         self._parts = Parts()
         self._ways: dict[_Way, Rules] = {}
-        self._saying: dict[int, dict[_Way, None]] = {}  # those with an entry of a class
         self._askers: dict[Predicate, dict[_Way, None]] = {}
         self._asking: dict[int, dict[_Way, None]] = {}  # the same, by the predicate's number
         self._groups_of: dict[Ref, dict[int, None]] = {}
@@ -92,7 +94,6 @@ class Regimes:
                 waiting.pop(way, None)
             for number in rules.entries:
                 self._rules.ask(rule_key(group, number, direction), None)
-                self._fall_silent(way, number)
             self._rules.ask(rule_key(group, NOBODY, direction), None)
             for entry in (rules.everybody, *rules.entries.values()):
                 if entry is not None:
@@ -170,31 +171,26 @@ class Regimes:
                 if self._added.pop(predicate, self) is self:
                     self._idle[predicate] = None
 
-    def forget_former(self) -> None:
-        """Ask no longer what only former rules asked."""
-        for way in self._former:
+    def forget_former(self, held: Collection[int]) -> None:
+        """Ask no longer what only former rules asked; ``held`` groups still have those."""
+        for way in [way for way in self._former if way[0] not in held]:
             rules = self._ways[way]
             self._drop(way, rules.former)
             rules.former = frozenset()
-        self._former = {}
+            del self._former[way]
         gone = [(predicate, self.classes.questions.numbers[predicate]) for predicate in self._idle]
         self.classes.ask((), self._idle)
         self._idle = {}
         for _, number in gone:
             self._asking.pop(number, None)
 
-    @property
-    def idle(self) -> bool:
-        """Whether something is asked that nobody needs."""
-        return bool(self._idle or self._former)
+    def idle(self, held: Collection[int]) -> bool:
+        """Say whether something is asked that nobody needs; ``held`` groups need what they asked."""
+        return bool(self._idle) or any(way[0] not in held for way in self._former)
 
     def numbers(self, group: int, direction: int) -> list[int]:
         """Return the classes of which something else is said than of everybody."""
         return list(self._ways[group, direction].entries)
-
-    def with_entries(self, numbers: Collection[int]) -> set[int]:
-        """Return the groups that say something of one of these classes."""
-        return {way[0] for number in numbers for way in self._saying.get(number, ())}
 
     def cite(
         self, group: int, direction: abi.Direction, number: int, rule: int, protocol: int, port: int
@@ -205,6 +201,20 @@ class Regimes:
             return None
         answers = self.classes.meaning(cell) if cell else frozenset[Predicate]()
         return cite(rules.regime, rule, Asked(answers, protocol, port))
+
+    def telling_apart(self, pairs: Pairs) -> set[int]:
+        """Return the groups that say something else of one class of a pair than of the other."""
+        ways = self._ways.items() if pairs else ()
+        return {way[0] for way, rules in ways if any(_pairs(rules, pairs, self.detours))}
+
+    def too_open(self, pairs: Pairs) -> set[int]:
+        """Return the groups that let one class of a pair do what they don't let the second one do."""
+        found: set[int] = set()
+        for way, rules in self._ways.items() if pairs else ():
+            said = _pairs(rules, pairs, self.detours)
+            if way[0] not in found and any(one.lets_pass_more_than(other) for one, other in said):
+                found.add(way[0])
+        return found
 
     def settle(self, found: Found | None = None) -> Settled:
         """Find everybody's class, and want the rules that follow."""
@@ -268,16 +278,17 @@ class Regimes:
         before = rules.entries.pop(number, None)
         if entry is not None:
             rules.entries[number] = entry
-            self._saying.setdefault(number, {})[way] = None
-        elif before is not None:
-            self._fall_silent(way, number)
         if before is not None:
             self.entries.release(before)
         if entry is not before:
             self._rules.ask(rule_key(way[0], number, way[1]), entry.value if entry else None)
 
-    def _fall_silent(self, way: _Way, number: int) -> None:
-        saying = self._saying[number]
-        del saying[way]
-        if not saying:
-            del self._saying[number]
+
+def _pairs(rules: Rules, pairs: Pairs, detours: Mapping[int, int]) -> Iterator[tuple[Entry, Entry]]:
+    """Yield what is said of both classes where that is not the same."""
+    if rules.everybody is None:
+        return
+    for pair in pairs:
+        first, second = (rules.entries.get(detours.get(each, each), rules.everybody) for each in pair)
+        if first is not second:
+            yield first, second

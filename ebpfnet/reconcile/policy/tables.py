@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from ebpfnet import abi
-from ebpfnet.maps.table import Table, TableFull
-from ebpfnet.reconcile import readback
+from ebpfnet.maps.table import Table
 from ebpfnet.reconcile.keyed import Keyed
-from ebpfnet.reconcile.policy.blocks import ALL_V4, BITS, MAPPED, Blocks, unpack_block
+from ebpfnet.reconcile.policy.blocks import Block, block_at
 from ebpfnet.reconcile.policy.cells import NOBODY
 from ebpfnet.reconcile.policy.entries import rule_key
 from ebpfnet.reconcile.sets import DoesNotFit
@@ -48,6 +46,10 @@ class _Every(set[int]):
 EVERY = _Every()
 
 
+Pairs = Collection[tuple[int, int]]
+"""Classes, two at a time."""
+
+
 class Move(NamedTuple):
     """An entry of ``peers`` or ``peer_blocks`` that is to be of another class."""
 
@@ -63,6 +65,7 @@ class PeerTable(Keyed):
         super().__init__(table)
         self.uses: dict[int, int] = {}
         """How many entries of the table are of a class."""
+        self._around: Collection[Block] = ()
         self._ready = ready
         self._values: dict[int, bytes] = {}
 
@@ -94,15 +97,23 @@ class PeerTable(Keyed):
         pairs = ((key, self.have.get(key), self.want.get(key)) for key in self._dirty if self._stirs(key))
         return [Move(key, number_of(before), number_of(now)) for key, before, now in pairs]
 
-    def waiting(self) -> set[int]:
-        """Return the classes of the entries that could not be written."""
-        return {number_of(self.want[key]) for key in self._dirty if key in self.want}
-
     def _stirs(self, key: bytes) -> bool:
         return self.have.get(key) != self.want.get(key) and key not in self._unknown
 
+    def is_full_for(self, key: bytes) -> bool:
+        """Say whether a key found no room last time, and none has been made since."""
+        return key in self.unfit and self.room < 1
+
+    def lacking(self) -> list[tuple[bytes, int]]:
+        """Return what has no entry and shall have one, and of which class."""
+        return [(key, number_of(self.want[key])) for key in self._missing()]
+
     def _may(self, key: bytes) -> bool:
         return super()._may(key) and self._ready(number_of(self.want[key]))
+
+    def _leaving(self) -> list[bytes]:
+        leaving, around = super()._leaving(), self._around
+        return [key for key in leaving if not any(each.holds(block_at(key)) for each in around)] if around else leaving
 
     def _set(self, key: bytes, value: bytes | None) -> None:
         before = self.have.get(key)
@@ -123,106 +134,17 @@ class PeerTable(Keyed):
         with contextlib.suppress(DoesNotFit):
             self.write(delete=False)
 
-    def write_all(self) -> None:
+    def leave_within(self, blocks: Collection[Block]) -> None:
+        """Write everything; who is in one of ``blocks``, which are not what they shall be, keeps his entry."""
+        self._around = blocks  # else he would be taken for who is around them
+        self._write_all()
+
+    def _write_all(self) -> None:
         """Write everything; what has no room is in ``unfit``."""
         with contextlib.suppress(DoesNotFit):
             self.write()
         if not self._dirty:
             self.unfit = {}
-
-
-class BlockTable(PeerTable):
-    """``peer_blocks``. A block of IPv6 that is around all of IPv4 gets one beside it that says: these are nobody."""
-
-    def __init__(self, table: Table, ready: Callable[[int], bool]) -> None:
-        super().__init__(table, ready)
-        self.index = Blocks()
-        """The classes in the table, by block."""
-        self.aims = Blocks()
-        """The classes that are to be in the table."""
-
-    def place(self, key: bytes, number: int | None) -> None:
-        """Want an entry of a class, or with None no entry."""
-        if key == ALL_V4.key and number is None and any(map(_is_around, self.have.keys() | self.want.keys())):
-            number = NOBODY
-        super().place(key, number)
-        if number is not None and _is_around(key) and ALL_V4.key not in self.want:
-            super().place(ALL_V4.key, NOBODY)
-
-    def tidy(self) -> None:
-        """Let go of the block beside those that are around all of IPv4, when they are gone."""
-        if self.untidy:
-            super().place(ALL_V4.key, None)
-
-    @property
-    def untidy(self) -> bool:
-        """Whether that block is there in vain."""
-        beside = ALL_V4.key in self.want and number_of(self.want[ALL_V4.key]) == NOBODY
-        return beside and not any(map(_is_around, self.have.keys() | self.want.keys()))
-
-    def read_back(self, *, keep: bool) -> None:
-        """Look at the whole table; what nobody wants stays with ``keep``."""
-        self.index = Blocks()
-        super().read_back(keep=keep)
-        for key in self._unknown:
-            _note(self.aims, key, self.have[key])
-        if ALL_V4.key in self.have and ALL_V4.key not in self.want and any(map(_is_around, self.have)):
-            super().place(ALL_V4.key, NOBODY)
-
-    def origin(self, move: Move) -> int:
-        """Return the class that an address or a block was of, by its own entry or by a block around it."""
-        return move.before or _around(self.index, move.key)
-
-    def aim(self, move: Move) -> int:
-        """Return the class that it is to be of."""
-        return move.now or _around(self.aims, move.key)
-
-    def ask(self, key: bytes, value: bytes | None) -> None:
-        """Want a value under a key, or with None nothing."""
-        super().ask(key, value)
-        _note(self.aims, key, value)
-
-    def know_all(self) -> None:
-        """Forget what was kept because somebody might want it."""
-        for key in self._unknown:
-            _note(self.aims, key, None)
-        super().know_all()
-
-    def _ranked(self, keys: Iterable[bytes]) -> Iterable[bytes]:
-        return sorted(keys, key=_length, reverse=True)  # what is left out of a block is known before the block is
-
-    def _leaving(self) -> list[bytes]:
-        return sorted(super()._leaving(), key=_length)  # and a block goes before what is left out of it
-
-    def _set(self, key: bytes, value: bytes | None) -> None:
-        super()._set(key, value)
-        _note(self.index, key, value)
-
-
-def _note(index: Blocks, key: bytes, value: bytes | None) -> None:
-    block = unpack_block(key)
-    if value is not None:
-        index.set(block, number_of(value))
-    elif block in index:
-        index.drop(block)
-
-
-def _around(index: Blocks, key: bytes) -> int:
-    """Return the class of the smallest block around an address, or around another block."""
-    if len(key) * 8 == BITS:
-        return index.nearest(key) or NOBODY
-    block = unpack_block(key)
-    first = (block.prefix << (BITS - block.length)).to_bytes(16, "big")
-    return index.nearest(first, block.length) or NOBODY
-
-
-def _length(key: bytes) -> int:
-    return int.from_bytes(key[:4], sys.byteorder)
-
-
-def _is_around(key: bytes) -> bool:
-    block = unpack_block(key)
-    return not block.v4 and block.length < MAPPED and ALL_V4.prefix >> (MAPPED - block.length) == block.prefix
 
 
 class Phase(enum.Enum):
@@ -247,11 +169,27 @@ class Lazy(Keyed):
 
     def ripen(self) -> bool:
         """Let what nobody wants now be removed next time; returns whether there is anything."""
-        self._ripe = {key for key in self._dirty if key not in self.want and key in self.have} - self._unknown
+        gone = {key for key in self._dirty if key not in self.want and key in self.have} - self._unknown
+        self._ripe = {key for key in gone if not self._stays(key)}
         return bool(self._ripe)
 
+    def _stays(self, _: bytes) -> bool:
+        """Say whether what nobody wants is still used by what could not be written."""
+        return False
+
     def _may_go(self, key: bytes) -> bool:
-        return super()._may_go(key) and key in self._ripe
+        return super()._may_go(key) and key in self._ripe and not self._stays(key)
+
+
+class PortTable(Lazy):
+    """``rule_ports``. ``led_to``: what rules lead to that others could not take the place of."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__(table)
+        self.led_to: Collection[bytes] = ()
+
+    def _stays(self, key: bytes) -> bool:
+        return key[:8] in self.led_to
 
 
 class RuleTable(Lazy):
@@ -262,7 +200,7 @@ class RuleTable(Lazy):
         self.phase = Phase.REST
         self.seen_groups: Collection[int] = ()
         self.held: set[int] = set()
-        """Groups that have no room: nothing of theirs is written."""
+        """Groups that have no room, or whose peers have none: nothing of theirs is written, and nothing goes."""
         self.left: Collection[int] = ()
         """Groups that pods are about to leave: what they say to packets stays."""
         self._seen_class = seen_class
@@ -317,6 +255,15 @@ class RuleTable(Lazy):
             else:
                 room -= needs[group]
 
+    def led_to(self) -> set[bytes]:
+        """Return the ranges of ports that held rules lead to."""
+        if not self.held:
+            return set()
+        return {value[_PORTS] for key, value in self.have.items() if place_of(key).group in self.held}
+
+    def _stays(self, key: bytes) -> bool:
+        return place_of(key).group in self.held
+
     def write_phase(self, phase: Phase) -> None:
         """Write what may be written in a phase; raises ``TableError``."""
         self.phase = phase
@@ -349,50 +296,3 @@ class RuleTable(Lazy):
         if place.group not in self.seen_groups:  # it comes back before all of it was gone
             return True
         return self.phase == Phase.ALIKE and place.group not in self.left and self.seen(place)
-
-
-class RuleNames:
-    """The names of rules, among others' in ``names``. They are for people: without room there is none."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._there: set[int] = set()  # in the table when we came, whoever's they are
-        self._dirty: dict[int, None] = {}
-        self._full = False
-
-    def read_back(self, names: Mapping[int, str]) -> None:
-        """Look which names are there."""
-        self._there = {int.from_bytes(key, "little") for key, *_ in self._table.items()}
-        self._dirty = dict.fromkeys(names)
-
-    def change(self, names: Iterable[int]) -> None:
-        """Take in which names may be others."""
-        self._dirty.update(dict.fromkeys(names))
-
-    def write(self, names: Mapping[int, str]) -> None:
-        """Write names that are missing or others."""
-        try:
-            fresh = {each: None for each in self._dirty if each in names and each not in self._there}
-            if fresh:
-                keys = [each.to_bytes(8, "little") for each in fresh]
-                self._table.put_batch(keys, [abi.pack_name(names[each]) for each in fresh])
-                self._there.update(fresh)
-            for each in [each for each in self._dirty if each in names]:
-                if each not in fresh:
-                    readback.name(self._table, each, names[each])
-                del self._dirty[each]
-        except TableFull:
-            self._dirty = {each: None for each in self._dirty if each not in names}
-
-    @property
-    def waiting(self) -> bool:
-        """Whether something is left to write or to remove."""
-        return bool(self._dirty)
-
-    def remove(self, names: Mapping[int, str]) -> None:
-        """Remove names that nothing has any more."""
-        gone = [each for each in self._dirty if each not in names]
-        self._table.delete_batch([each.to_bytes(8, "little") for each in gone])
-        self._there.difference_update(gone)
-        for each in gone:
-            del self._dirty[each]
