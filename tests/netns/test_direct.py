@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -14,11 +15,12 @@ import yaml
 
 from ebpfnet import abi
 from ebpfnet.abi import FlowFlag
-from ebpfnet.lab import client
+from ebpfnet.lab import agents, client
 from ebpfnet.lab.cluster import Inside, Lab, down
 from ebpfnet.maps import pins
 from tests.netns import objects
 from tests.netns.conftest import PATIENCE, Wait
+from tests.netns.policies import SILENCE_S, block, labelled, policy
 from tests.netns.test_pods import host
 
 ANNOTATION = "ebpfnet.io/direct-server-return"
@@ -214,6 +216,67 @@ def test_the_annotation_comes_and_goes_under_load(direct: Direct, family: int, w
     finally:
         load.end()
     assert not load.failed
+
+
+@pytest.mark.parametrize("what", ["node port", "balancer"])
+@pytest.mark.parametrize("protocol", PORTS)
+def test_policies_of_the_backend_see_the_client(direct: Direct, what: str, protocol: str, family: int, wait: Wait):
+    """One of the client's two addresses may; the node that is called is neither; connections that are open end, too."""
+    outside, (address, port) = direct.lab.outside(), target(direct.lab, what, protocol, family)
+    may, may_not = (each for each in outside.addresses if (":" in each) == (family == socket.AF_INET6))
+    call = client.tcp if protocol == "tcp" else client.udp
+    assert [host(call(outside, address, port, source=each).client) for each in (may, may_not)] == [may, may_not]
+    with contextlib.ExitStack() as stack:
+        keeps = stack.enter_context(opened(outside, protocol, address, port, may))
+        loses = stack.enter_context(opened(outside, protocol, address, port, may_not))
+        assert (goes_on(keeps), goes_on(loses)) == (True, True)
+        stack.enter_context(only(direct, may, wait))
+        assert (goes_on(keeps), goes_on(loses, SILENCE_S)) == (True, False)
+        assert host(call(outside, address, port, source=may).client) == may
+        with pytest.raises(TimeoutError):
+            call(outside, address, port, timeout=SILENCE_S, source=may_not)
+    assert host(call(outside, address, port, source=may_not).client) == may_not
+
+
+@contextlib.contextmanager
+def only(direct: Direct, address: str, wait: Wait) -> Iterator[None]:
+    """Let the backends be called from one address alone."""
+    rule = {"from": [{"ipBlock": {"cidr": block(address)}}]}
+    path = direct.lab.manifests / "policy.yaml"
+    policies = [policy(f"only-{app}", labelled(app=app), ingress=[rule]) for app in ("web", "dns")]
+    path.write_text(yaml.safe_dump_all(policies))
+    try:
+        wait(lambda: enforced(direct.lab) == {"only-web", "only-dns"})
+        yield
+    finally:
+        path.unlink()
+        wait(lambda: not enforced(direct.lab))
+
+
+def enforced(lab: Lab) -> set[str]:
+    """Return the policies that the backends' node enforces."""
+    told = (agents.ask(lab.places, "node-b", "policies") or {})["policies"]
+    return {each["policy"].rpartition("/")[2] for each in told if each["enforced"]}
+
+
+def opened(place: Inside, protocol: str, address: str, port: int, source: str) -> socket.socket:
+    """Return a socket that is connected from one address."""
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    sock = place.socket(client.family(address), kind)
+    sock.bind((source, 0))
+    sock.settimeout(PATIENCE)
+    sock.connect((address, port))
+    return sock
+
+
+def goes_on(sock: socket.socket, timeout: float = PATIENCE) -> bool:
+    """Say whether a line is answered."""
+    sock.settimeout(timeout)
+    try:
+        sock.sendall(b"still?\n")
+        return bool(sock.recv(4000))
+    except TimeoutError:
+        return False
 
 
 def test_a_backend_that_is_gone(direct: Direct, family: int, wait: Wait):

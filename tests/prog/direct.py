@@ -5,7 +5,7 @@ from __future__ import annotations
 from scapy.all import IP, Ether, IPv6, Packet
 
 from ebpfnet import abi
-from ebpfnet.abi import Mark
+from ebpfnet.abi import Mark, Outcome
 from tests import packets
 from tests.packets import POD_PORT, SERVICE_PORT, Ends
 from tests.prog.loaded import Result
@@ -64,3 +64,8 @@ def port_of(got: Result) -> int:
     """Return the backend's port that a second header names."""
     header = ip_of(got.packet)
     return int(header.fl & 0xFFFF if isinstance(header, IPv6) else header.id)
+
+
+def is_direct(got: Result) -> bool:
+    """Tell whether a packet was sent on in a second header."""
+    return got.outcome == Outcome.NETWORK and isinstance(inside(got), IP | IPv6)

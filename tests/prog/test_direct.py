@@ -13,7 +13,7 @@ from ebpfnet.abi import BlockKind, DropReason, FlowFlag, FlowState, Mark, Outcom
 from tests import packets
 from tests.packets import ALICE_IFINDEX, CLIENT_PORT, POD_PORT, SERVICE_PORT
 from tests.prog import direct
-from tests.prog.direct import BOTH, OVERHEAD, balancer, inside, port_of, serve
+from tests.prog.direct import BOTH, OVERHEAD, balancer, inside, is_direct, port_of, serve
 from tests.prog.loaded import Result
 from tests.prog.serving import TRANSPORTS, ip_of, mark, put_block, put_frontend
 from tests.prog.uplink import NODE_PORT, OUR_MAC, REDIRECT, ROUTER_MAC, UPLINK, Uplink
@@ -34,10 +34,6 @@ def is_stood_in(uplink: Uplink, got: Result) -> bool:
     """Tell whether the node stands in for the client."""
     ends = (ip_of(got.packet).src, ip_of(got.packet).dst)
     return got.outcome == Outcome.NETWORK and ends == (uplink.node, uplink.ends.carol) and not is_direct(got)
-
-
-def is_direct(got: Result) -> bool:
-    return got.outcome == Outcome.NETWORK and isinstance(inside(got), IP | IPv6)
 
 
 @pytest.mark.parametrize("target", ["node port", "balancer"])
