@@ -10,11 +10,13 @@ from ebpfnet import status
 from ebpfnet.abi import Direction
 from ebpfnet.compile.policy.phrases import peer_path, say_everybody, say_peer, say_ports, say_subject
 from ebpfnet.compile.policy.statements import rules_of, statements_of
-from ebpfnet.model.facts import Fact, NetworkPolicy, Peer, Pod, Policy, Ref, Upsert
+from ebpfnet.model.facts import Fact, NetworkPolicy, Peer, Pod, Policy, Problem, Ref, Upsert
 from ebpfnet.model.facts import Kind as KindOf
 from ebpfnet.model.peers import Likeness
 from ebpfnet.model.plain import from_plain, to_plain
 from ebpfnet.reconcile.reconciler import Reconciler
+
+_WAYS = tuple(Direction)
 
 
 def answers(lock: threading.Lock, reconciler: Reconciler, graceful: bool) -> status.Answers:  # noqa: FBT001
@@ -22,7 +24,8 @@ def answers(lock: threading.Lock, reconciler: Reconciler, graceful: bool) -> sta
 
     def tell_policies() -> dict[str, Any]:
         with lock:
-            return policies(reconciler, graceful=graceful)
+            seen = look(reconciler)
+        return policies(seen, graceful=graceful)
 
     def tell_facts() -> dict[str, Any]:
         with lock:
@@ -37,18 +40,35 @@ def answers(lock: threading.Lock, reconciler: Reconciler, graceful: bool) -> sta
     return {"policies": tell_policies, "facts": tell_facts, "citation": tell_citation}
 
 
-def policies(reconciler: Reconciler, *, graceful: bool) -> dict[str, Any]:
+class Seen(NamedTuple):
+    """What there is to tell of policies at one moment. ``late``: those that are not enforced."""
+
+    node: str
+    synced: bool
+    known: dict[Ref, Policy]
+    pods: dict[Ref, list[Ref]]
+    late: set[Ref]
+    problems: list[Problem]
+
+
+def look(reconciler: Reconciler) -> Seen:
+    """Take down what there is to tell of policies; quickly, for nothing else happens meanwhile, and many may wait."""
+    cluster, of = reconciler.cluster, reconciler.policies
+    known: dict[Ref, Policy] = {**cluster.policies, **cluster.cluster_policies}
+    late = of.behind() | {each.ref for each in of.problems}
+    return Seen(cluster.node, reconciler.synced, known, of.subjects.selected(), late, reconciler.problems)
+
+
+def policies(seen: Seen, *, graceful: bool) -> dict[str, Any]:
     """Return every policy that is known, those that select no pod of this node, too; ``graceful``: the agent's flag."""
-    cluster = reconciler.cluster
     problems: dict[Ref, list[str]] = {}
-    for each in reconciler.problems:
+    for each in seen.problems:
         if each.ref.kind in {KindOf.NETWORK_POLICY, KindOf.CLUSTER_NETWORK_POLICY}:
             text = ": ".join(part for part in (each.field, each.reason) if part)
             problems.setdefault(each.ref, []).append(text)
-    known: dict[Ref, Policy] = {**cluster.policies, **cluster.cluster_policies}
-    listed = [_policy(reconciler, known[ref], problems.get(ref, []), graceful=graceful) for ref in sorted(known)]
-    listed += [_unknown(ref, said) for ref, said in sorted(problems.items()) if ref not in known]
-    return {"node": cluster.node, "synced": reconciler.synced, "policies": listed}
+    listed = [_policy(seen, ref, problems.get(ref, []), graceful=graceful) for ref in sorted(seen.known)]
+    listed += [_unknown(ref, said) for ref, said in sorted(problems.items()) if ref not in seen.known]
+    return {"node": seen.node, "synced": seen.synced, "policies": listed}
 
 
 def summary(reconciler: Reconciler) -> dict[str, int]:
@@ -65,11 +85,11 @@ def summary(reconciler: Reconciler) -> dict[str, int]:
     }
 
 
-def _policy(reconciler: Reconciler, policy: Policy, problems: list[str], *, graceful: bool) -> dict[str, Any]:
-    ref, of = policy.ref, reconciler.policies
-    pods = sorted(of.subjects.pods_of(ref))
-    ways = [way for way in Direction if rules_of(policy, way) is not None]
-    enforced = reconciler.synced and of.enforced(ref) and ref not in {each.ref for each in of.problems}
+def _policy(seen: Seen, ref: Ref, problems: list[str], *, graceful: bool) -> dict[str, Any]:
+    policy = seen.known[ref]
+    pods = sorted(seen.pods.get(ref, ()))
+    ways = [way for way in _WAYS if rules_of(policy, way) is not None]
+    enforced = seen.synced and ref not in seen.late
     left = graceful if policy.graceful is None else policy.graceful
     return {
         "policy": str(ref),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from ebpfnet.cli.lookup import Lookup
 from ebpfnet.cli.sets import Sets
 from ebpfnet.exits import BadInput
 from ebpfnet.maps.dump import host_port, protocol_name
-from ebpfnet.maps.judge import Judgement, judge
+from ebpfnet.maps.judge import Judgement, Trie, judge
 from ebpfnet.maps.memory import MemoryTable
 
 COLUMNS = ("node", "effect", "protocol", "source", "destination", "direction", "now", "then", "seen")
@@ -45,6 +46,22 @@ class Said(NamedTuple):
     graceful: bool
 
 
+class Verdicts:
+    """What tables say of connections; many differ in nothing but the client's port."""
+
+    def __init__(self, tables: Mapping[str, Any]) -> None:
+        blocks = tables["peer_blocks"]
+        self._tables = {**tables, "peer_blocks": Trie(blocks.spec, blocks.items())}
+        self._said: dict[Asked, Said] = {}
+
+    def of(self, asked: Asked) -> Said:
+        """Return what is decided about a connection."""
+        found = self._said.get(asked)
+        if found is None:
+            found = self._said[asked] = _say(self._tables, asked)
+        return found
+
+
 @click.command()
 @click.option("-f", "--filename", "paths", multiple=True, type=click.Path(path_type=Path), metavar="PATH",
               help="Policies that would be applied: a file, a folder, or - for standard input.")  # fmt: skip
@@ -69,6 +86,7 @@ def diff(
     """
     if not paths and not without:
         raise click.UsageError("-f PATH or --without NAME is missing")
+    gc.disable()  # all that a node knows is read and kept: with 150,000 pods, half of the time is looking for garbage
     changes, complaints = _changes(paths)
     found = [_of_node(instance, tables, changes, without) for instance, tables in nodes.each(instances)]
     for each in found:
@@ -117,8 +135,9 @@ def _of_node(
     from ebpfnet.status import ask
 
     answer = ask(instance.run, "facts", timeout_s=60)
-    live: dict[str, Any] = {name: _copy(tables[name]) for name in JUDGED}
-    then, problems = _then(answer, tables, changes, without)
+    live = Verdicts({name: _copy(tables[name]) for name in JUDGED})
+    filled, problems = _then(answer, tables, changes, without)
+    then = Verdicts(filled)
     rows: list[dict[str, Any]] = []
     flows = 0
     lookup = Lookup(tables)
@@ -175,14 +194,15 @@ def _flows(tables: Mapping[str, Any]) -> Iterator[tuple[abi.Tuple, abi.Flow]]:
 def _dropped(tables: Mapping[str, Any]) -> Iterator[tuple[abi.Tuple, Asked]]:
     """Yield what policies dropped lately, each kind once; a service's address stands for each of its backends."""
     sets = Sets(tables)
-    backends = {frontend.key: sets.backends(frontend.inside) for frontend in sets.frontends()}
+    frontends = {frontend.key: frontend.inside for frontend in sets.frontends()}
     seen = set()
     samples = [abi.DropSample.unpack(value) for _, value in tables["drop_samples"].items()]
     for sample in samples:
         key = sample.tuple
         if not sample.sequence or sample.reason not in _POLICIES:
             continue
-        ends = backends.get(abi.Frontend(key.destination, key.destination_port, key.protocol))
+        called = frontends.get(abi.Frontend(key.destination, key.destination_port, key.protocol))
+        ends = sets.backends(called) if called else ()
         for each in ends or (abi.Backend(key.destination, key.destination_port),):
             asked = Asked(key.source, each.address, key.protocol, each.port)
             if asked not in seen:
@@ -191,9 +211,9 @@ def _dropped(tables: Mapping[str, Any]) -> Iterator[tuple[abi.Tuple, Asked]]:
 
 
 def _compare(
-    lookup: Lookup, live: Mapping[str, Any], then: Mapping[str, Any], asked: Asked, source_port: int, seen: str
+    lookup: Lookup, live: Verdicts, then: Verdicts, asked: Asked, source_port: int, seen: str
 ) -> list[dict[str, Any]]:
-    before, after = _say(live, asked), _say(then, asked)
+    before, after = live.of(asked), then.of(asked)
     if (before.verdict == Verdict.DENY) == (after.verdict == Verdict.DENY) and (
         after.verdict != Verdict.AUDIT or before.verdict == Verdict.AUDIT
     ):

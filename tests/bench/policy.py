@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ebpfnet import abi
+from ebpfnet import abi, policing
 from ebpfnet.maps import kernel
 from ebpfnet.maps.memory import MemoryTable
 from ebpfnet.maps.table import Table
@@ -85,7 +85,33 @@ def once(kind: str) -> dict[str, Any]:
     again.apply([Upsert(replace(each, labels=())) for each in new])
     again.apply([*map(Upsert, edits), Synced()])
     told["restart_writes"] = sum(table.writes for table in tables.values()) - before  # type: ignore[attr-defined]
+    told |= _asked(reconciler) if kind == "memory" else {}
     return told | _heavy(kind)
+
+
+def _asked(reconciler: Reconciler) -> dict[str, Any]:
+    """Measure what `policy list` and `policy diff` ask: how long the agent holds its events up, and what it takes."""
+    laps = [time.perf_counter()]
+
+    def lap() -> float:
+        laps.append(time.perf_counter())
+        return laps[-1] - laps[-2]
+
+    seen = policing.look(reconciler)
+    told: dict[str, Any] = {"look_ms": lap() * 1e3}
+    policing.policies(seen, graceful=False)
+    told["list_s"] = lap()
+    held = policing.hold(reconciler)
+    told["hold_ms"] = lap() * 1e3
+    answer = json.dumps(policing.facts(held, graceful=False))
+    told["facts_s"] = lap()
+    gc.disable()  # as `policy diff` does
+    Reconciler({name: MemoryTable(spec) for name, spec in abi.TABLES.items()}, objects.HERE).apply(
+        [*policing.read(json.loads(answer)), Synced()]
+    )
+    told["tables_s"] = lap()
+    gc.enable()
+    return told
 
 
 def _heavy(kind: str) -> dict[str, Any]:
@@ -158,6 +184,14 @@ def run() -> list[Figure]:
                 rival = told["rivals"][name]
                 found.append(Figure("policy: entries", ours, "entries", words, rival, ours / max(1, rival)))
             found += [Figure(f"policy: entries of {name}", n, "entries") for name, n in told["entries"].items()]
+            asked = [
+                ("list, events wait for", "look_ms", "ms"),
+                ("list, the agent's answer", "list_s", "s"),
+                ("diff, events wait for", "hold_ms", "ms"),
+                ("diff, the agent's answer", "facts_s", "s"),
+                ("diff, the tables as they would be", "tables_s", "s"),
+            ]
+            found += [Figure(f"policy {text}", told[name], unit) for text, name, unit in asked]
     return found
 
 

@@ -41,7 +41,7 @@ def reconciled(changes: list[Upsert], rules: int = 100) -> Reconciler:
 
 
 def test_a_policy_that_is_enforced():
-    [told] = policing.policies(reconciled([*map(Upsert, FACTS)]), graceful=True)["policies"]
+    [told] = policing.policies(policing.look(reconciled([*map(Upsert, FACTS)])), graceful=True)["policies"]
     assert (told["policy"], told["pods"], told["enforced"]) == ("NetworkPolicy default/web", ["default/here"], True)
     assert (told["established"], told["generation"], told["isolates"]) == ("graceful", 2, ["ingress"])
     assert [rule["rule"] for rule in told["rules"]] == ["NetworkPolicy default/web, ingress[0]"]
@@ -52,7 +52,7 @@ def test_a_policy_whose_other_version_does_not_fit_is_not_enforced():
     assert policing.summary(reconciler)["enforced"] == 1
     strict = dataclasses.replace(POLICY, egress=POLICY.ingress, generation=3)
     reconciler.apply([Upsert(strict)])
-    [told] = policing.policies(reconciler, graceful=False)["policies"]
+    [told] = policing.policies(policing.look(reconciler), graceful=False)["policies"]
     assert (told["generation"], told["enforced"], reconciler.policies.behind()) == (3, False, {REF})
     assert "rules (3 entries)" in told["problems"][0]
     assert policing.summary(reconciler)["enforced"] == 0
@@ -64,7 +64,7 @@ def test_a_policy_that_selects_nobody_here_is_known():
     reconciler = reconciled([*map(Upsert, FACTS)])
     reconciler.apply([Delete(HERE.ref)])
     assert policing.summary(reconciler)["known"] == 1
-    [told] = policing.policies(reconciler, graceful=False)["policies"]
+    [told] = policing.policies(policing.look(reconciler), graceful=False)["policies"]
     assert (told["pods"], told["rules"]) == ([], [])
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from ebpfnet import abi
 from ebpfnet.maps.table import Table
@@ -233,6 +234,8 @@ class Policies:
 
     def behind(self) -> set[Ref]:
         """Return the policies that are not as their last version says, be it for want of room."""
+        if not self._loaded or self._dirty:
+            return {*self._cluster.policies, *self._cluster.cluster_policies}
         here = self.regimes.subjects
         return {*self._again, *(ref for group in self._members.late(here) for ref in here[group].policies)}
 
@@ -262,12 +265,7 @@ class Policies:
             return
         moving = self._members.moving(seen)
         ways = Ways(
-            self.rules,
-            self._concerned,
-            self._is_seen,
-            self.classes.cells.fresh,
-            leaving(moving),
-            lambda keys: owners(seen, keys),
+            self.rules, self._concerned, self._is_seen, self.classes.cells.fresh, leaving(moving), partial(owners, seen)
         )
         meanwhile = Meanwhile(ways, steps(self.peers, self.blocks) if self.rules.seen_groups else ())
         self.regimes.detours = meanwhile.targets

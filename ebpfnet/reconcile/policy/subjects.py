@@ -73,10 +73,13 @@ class Subjects:
                 found[ref] = each
         return found
 
-    def pods_of(self, ref: Ref) -> list[Ref]:
-        """Return the pods that a policy selects; it is looked for once, by who asks: nothing is kept for that."""
-        sorts = self._in.get(ref.namespace, ()) if ref.namespace else self._sorts.values()
-        return [pod for sort in sorts if ref in sort.selected for pod in sort.pods]
+    def selected(self) -> dict[Ref, list[Ref]]:
+        """Return the pods that each policy selects, of those that select any."""
+        found: dict[Ref, list[Ref]] = {}
+        for sort in self._sorts.values():
+            for ref in sort.selected:
+                found.setdefault(ref, []).extend(sort.pods)
+        return found
 
     # What comes in
 
