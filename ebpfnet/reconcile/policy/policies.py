@@ -34,7 +34,7 @@ from ebpfnet.reconcile.policy.questions import NONE, Answers
 from ebpfnet.reconcile.policy.regimes import Regimes
 from ebpfnet.reconcile.policy.room import move, stuck, without_room
 from ebpfnet.reconcile.policy.rule_names import RuleNames
-from ebpfnet.reconcile.policy.seated import Seated
+from ebpfnet.reconcile.policy.seated import Look
 from ebpfnet.reconcile.policy.subjects import Subjects
 from ebpfnet.reconcile.policy.tables import (
     EVERY,
@@ -77,7 +77,7 @@ class Policies:
         self._back: dict[int, None] = {}  # groups without pods that get some again: their policies may be others
         self._named: set[tuple[str, int]] = set()  # named ports that have another number, too
         self._members = Members()
-        self._seated = Seated(None)
+        self._look = Look()
         self._lacking: set[int] = set()  # classes that nobody is in yet, and whose rules are not all there
         self._past: dict[int, Answers] = {}  # what classes answered before
         self._apart: set[int] = set()  # groups that speak of who could not move
@@ -382,19 +382,12 @@ class Policies:
     def _is_ready(self, number: int) -> bool:
         return number not in self._lacking
 
-    def _look(self, pods: Mapping[bytes, bytes] | None) -> Seated:
-        """Return what the table of pods says; looked at once, for it is replaced and never changed."""
-        if pods is not self._seated.table:
-            self._seated = Seated(pods)
-        return self._seated
-
     # Who moves
 
     def _concerned(self, before: int, now: int) -> Iterable[tuple[int, int]]:
         if self._members.strangers:
-            return [
-                (group, way) for group in self.rules.seen_groups | self.regimes.subjects.keys() for way in abi.Direction
-            ]
+            groups = self.rules.seen_groups | self.regimes.subjects.keys()
+            return [(group, way) for group in groups for way in abi.Direction]
         answers: set[int] = set()
         for number in (before, now):
             if number == NOBODY:
