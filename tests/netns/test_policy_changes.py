@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
 from ebpfnet.lab import client
-from tests.netns.conftest import Wait
+from tests.netns.conftest import PATIENCE, Wait
 from tests.netns.policies import NODES, SILENCE_S, Ask, World, labelled, policy
 from tests.netns.test_restart import Load, running
 
@@ -36,9 +37,9 @@ def world(policed: World) -> Iterator[World]:
     policed.restore()
 
 
-@pytest.fixture(params=["near", "far"])
+@pytest.fixture(params=["near", "far", "service-near", "service-far"])
 def server(request: pytest.FixtureRequest) -> str:
-    """Return a server on the client's node, or on the other one."""
+    """Return a server on the client's node, or on the other one, or the service of one."""
     return str(request.param)
 
 
@@ -113,6 +114,23 @@ def test_a_policy_that_comes_and_goes(world: World, server: str, family: int):
         assert world.passes(ask)
         assert cut.goes_on(10)
         assert kept.goes_on()
+
+
+PATHS = ("asker>near", "asker>far", "remote>service-near", "asker>service-far", "outside>port-near",
+         "outside>port-far", "near>service-near", "far>service-far")  # fmt: skip
+
+
+def test_what_is_open_ends_on_every_path_and_goes_on(world: World, family: int):
+    """Node ports with the client's address and with the node's, and hairpins, too."""
+    world.apply([])
+    asks = [Ask(each, family == socket.AF_INET6) for each in PATHS]
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(len(asks)) as pool:
+        opened = [stack.enter_context(Connection(world, ask)) for ask in asks]
+        world.apply([policy("none", policyTypes=["Ingress"])])
+        assert list(pool.map(lambda each: each.goes_on(SILENCE_S), opened)) == [False] * len(asks)
+        assert list(pool.map(lambda ask: world.passes(ask, SILENCE_S), asks)) == [False] * len(asks)
+        world.apply([])
+        assert list(pool.map(lambda each: each.goes_on(PATIENCE), opened)) == [True] * len(asks)
 
 
 def test_labels_of_namespaces_count(world: World):
