@@ -41,7 +41,7 @@ class Members:
         self.strangers = True
         """Whether nobody knows yet why pods and rules are in the tables that another agent left."""
         self._groups: dict[Ref, int] = {}
-        self._rounds: dict[int, tuple[int, list[bytes]]] = {}  # groups that stand in for others, and their rules
+        self._rounds: dict[int, tuple[int, dict[bytes, bytes]]] = {}  # groups that stand in for others, and their rules
 
     def place(self, ref: Ref, group: int) -> bool:
         """Take in which group a pod is to have (NOBODY: none); returns whether it is the first one there."""
@@ -90,30 +90,31 @@ class Members:
                 found.add(Moving(pod, group, now))
         return found
 
-    def go_round(self, rules: RuleTable, moving: Iterable[Moving]) -> bool:
+    def go_round(self, rules: RuleTable, moving: Collection[Moving]) -> bool:
         """Let pods that wait for one another to leave get groups that stand in for those that they are to have.
 
-        These say at once what is right, for nobody has them yet. Returns whether there was room for them.
+        These say at once what is right, for nobody has them yet. Returns whether there are any, and there was room.
         """
+        left = leaving(moving).keys() - rules.held - self._rounds.keys()
         rounds = {}
-        moving_to = {each.now for each in moving if each.now in self.unready and each.now not in self.barred}
-        for group in moving_to - self._rounds.keys():
+        waited_for = {each.now for each in moving if each.now in left and each.now in self.unready}
+        for group in waited_for.difference(self.barred):
             number = abi.identify(f"in the place of group {group}")
-            keys = {rule_key(number, *place_of(key)[1:]): key for key in rules.want if place_of(key).group == group}
-            for key, original in keys.items():
-                rules.ask(key, rules.want[original])
-            rounds[group] = number, list(keys)
+            keys = [key for key in rules.want if place_of(key).group == group]
+            rounds[group] = number, {rule_key(number, *place_of(key)[1:]): rules.want[key] for key in keys}
+        if not rounds or sum(len(entries) for _, entries in rounds.values()) > rules.room:
+            return False
         self._rounds |= rounds
+        for _, entries in rounds.values():
+            for key, value in entries.items():
+                rules.ask(key, value)
         rules.write_phase(Phase.UNSEEN)
-        fits = all(rules.have.get(key) == rules.want[key] for _, own in rounds.values() for key in own)
-        if not fits:
-            self.go_straight(rules)
-        return bool(rounds) and fits
+        return True
 
     def go_straight(self, rules: RuleTable) -> None:
         """Let no group stand in for another one from now on."""
-        for _, keys in self._rounds.values():
-            for key in keys:
+        for _, entries in self._rounds.values():
+            for key in entries:
                 rules.ask(key, None)
         self._rounds = {}
 

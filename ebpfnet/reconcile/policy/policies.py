@@ -267,7 +267,7 @@ class Policies:
         ways = Ways(
             self.rules, self._concerned, self._is_seen, self.classes.cells.fresh, leaving(moving), partial(owners, seen)
         )
-        meanwhile = Meanwhile(ways, steps(self.peers, self.blocks) if self.rules.seen_groups else ())
+        meanwhile = Meanwhile(ways, steps(self.peers, self.blocks) if any(self.rules.seen_groups) else ())
         self.regimes.detours = meanwhile.targets
         stirs = moving or self.peers.moves() or self.blocks.moves() or self.rules.stirring()
         meanwhile.begin()
