@@ -313,7 +313,8 @@ class Policies:
                     moving = set()  # no room to do so
                 rules.left = leaving(moving)
                 for phase in (Phase.CLASSES, Phase.EVERYBODY, Phase.ALIKE):
-                    if phase != Phase.ALIKE and rules.stirring():
+                    just_left = phase == Phase.CLASSES and round_before is not None
+                    if just_left or (phase != Phase.ALIKE and rules.stirring()):
                         self.generations.part()
                     rules.write_phase(phase)
                 self._judge_ready()
@@ -381,8 +382,6 @@ class Policies:
 
     def _is_ready(self, number: int) -> bool:
         return number not in self._lacking
-
-    # Who moves
 
     def _concerned(self, before: int, now: int) -> Iterable[tuple[int, int]]:
         if self._members.strangers:

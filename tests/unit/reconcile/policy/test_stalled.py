@@ -95,22 +95,41 @@ class Watched:
         self.tables = memory_tables(lambda table: Checked(table.spec))
         self.seen: list[Change] = []
         self.clock = Clock()
-        self.reconciler = Reconciler(self.tables, "node-a", self.clock)
-        self.reconciler.set_wires(WIRES)
+        self.reconciler = self._begin()
         self.reconciler.apply([Synced()])
 
-    def take(self, change: Change) -> tuple[list[Moment], list[Sequence[object]]]:
-        """Let something happen; returns each moment on the way, and what was said before and is said after."""
+    def _begin(self) -> Reconciler:
+        reconciler = Reconciler(self.tables, "node-a", self.clock)
+        reconciler.set_wires(WIRES)
+        return reconciler
+
+    def take(self, *changes: Change, restart: bool = False) -> tuple[list[Moment], list[Sequence[object]]]:
+        """Let something happen; returns each moment on the way, and what was said before and is said after.
+
+        ``restart``: while there is no agent.
+        """
         states = [verdicts(self.tables)]
         moments = [moment(self.tables)]
         for name in READ:
             self.tables[name].check = lambda: moments.append(moment(self.tables))  # type: ignore[attr-defined]
-        self.reconciler.apply([change])
+        self.seen += changes
+        if restart:
+            self.reconciler = self._begin()
+        self.reconciler.apply([*final(self.seen), Synced()] if restart else changes)
         settle(self.reconciler, self.clock)
         for name in READ:
             self.tables[name].check = lambda: None  # type: ignore[attr-defined]
-        self.seen.append(change)
         return moments, [*states, verdicts(scratch(final(self.seen)))]
+
+
+def look_at_all(moments: Sequence[Moment], states: Sequence[Sequence[object]]) -> None:
+    """Let programs stand still after every lookup, from every moment to every other."""
+    probes = [number for number, probe in enumerate(PROBES) if probe[2:4] == (TCP, 80)]
+    for i in range(len(moments)):
+        for j in range(i + 1, len(moments)):
+            for probe in probes:
+                for count in range(1, LOOKUPS):
+                    look(moments, states, probe, i, j, count)
 
 
 OTHER = "kubernetes.io/metadata.name", "other"
@@ -140,13 +159,14 @@ def test_whoever_stands_still_in_between_sees_before_or_after(change: Change):
     agent = Watched()
     for each in (*BASE, Upsert(policy("p", where("app", "web"), egress=[PolicyRule((RED, WEB), ())]))):
         agent.take(each)
-    moments, states = agent.take(change)
-    probes = [number for number, probe in enumerate(PROBES) if probe[2:4] == (TCP, 80)]
-    for i in range(len(moments)):
-        for j in range(i + 1, len(moments)):
-            for probe in probes:
-                for count in range(1, LOOKUPS):
-                    look(moments, states, probe, i, j, count)
+    look_at_all(*agent.take(change))
+
+
+def test_a_group_that_others_get_after_a_restart_says_something_else_to_nobody_who_left_it():
+    agent = Watched()
+    for each in (*BASE, Upsert(policy("p", where("app", "db"), ingress=None))):
+        agent.take(each)
+    look_at_all(*agent.take(Upsert(policy("p", where("app", "web"), ingress=None, egress=[])), restart=True))
 
 
 @settings(max_examples=20, deadline=None, phases=PHASES, derandomize=True)
