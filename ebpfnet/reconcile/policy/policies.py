@@ -313,7 +313,7 @@ class Policies:
                     moving = set()  # no room to do so
                 rules.left = leaving(moving)
                 for phase in (Phase.CLASSES, Phase.EVERYBODY, Phase.ALIKE):
-                    just_left = phase == Phase.CLASSES and round_before is not None
+                    just_left = phase == Phase.CLASSES and round_before is not None and not rules.settled
                     if just_left or (phase != Phase.ALIKE and rules.stirring()):
                         self.generations.part()
                     rules.write_phase(phase)
