@@ -82,10 +82,12 @@ class PodTables:
 
     def _entries(self, pod: Pod, wire: abi.Wire | None, have: Mapping[bytes, bytes]) -> list[PodEntry]:
         current = _groups_of(pod, have)
-        groups = {each: self._group(pod.ref, each) for each in set(current.values())}
+        groups = {each: self._group(pod.ref, each) for each in set(current)}
         if len(groups) < 2:
             return compile_pod(pod, wire, *groups.values())
-        alone = ((replace(pod, addresses=(address,)), group) for address, group in current.items())
+        alone = (
+            (replace(pod, addresses=(address,)), group) for address, group in zip(pod.addresses, current, strict=True)
+        )
         return [entry for each, group in alone for entry in compile_pod(each, wire, groups[group])]
 
     def _name_claimed(self, pods: Iterable[Pod], want: Mapping[bytes, bytes], claims: Claims) -> None:
@@ -126,13 +128,15 @@ class PodTables:
         self.wires = {key: value[WIRE] for key, value in want.items()}
 
 
-def _groups_of(pod: Pod, have: Mapping[bytes, bytes]) -> dict[IPAddress, int | None]:
-    """Return the group that a pod has in the table, by address; None: it is not there.
+def _groups_of(pod: Pod, have: Mapping[bytes, bytes]) -> list[int | None]:
+    """Return the group that a pod has in the table, at each of its addresses; None: it is not there.
 
     They are several where an agent was killed between two addresses. One that is new goes along with another one.
     """
     identity = pod_id(pod).to_bytes(8, "little")
-    values = {address: have.get(abi.pack_address(address)) for address in pod.addresses}
-    there = {address: group_of(value) for address, value in values.items() if value and value[ID] == identity}
-    other = next(iter(there.values()), None)
-    return {address: there.get(address, other) for address in pod.addresses}
+    values = [have.get(abi.pack_address(address)) for address in pod.addresses]
+    found = [group_of(value) if value and value[ID] == identity else None for value in values]
+    if None not in found:
+        return found
+    other = next((each for each in found if each is not None), None)
+    return [other if each is None else each for each in found]
