@@ -3,11 +3,13 @@
 A connection is known by its backend, which must be one of the service's; then two entries of ``flows`` say what the
 kernel's NAT said, as if our programs had opened it (bpf/lib/flow.h, remember). After that the kernel must forget it:
 our packets would look to it like a second connection with the same answers, and be dropped for that (Linux
-net/netfilter/nf_conntrack_core.c, __nf_conntrack_confirm).
+net/netfilter/nf_conntrack_core.c, __nf_conntrack_confirm). What the node itself says passes kube-proxy's rules before
+it comes to us: the kernel is to know its connections as ones that nobody translates.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +45,11 @@ class Adoption:
     key: abi.Tuple
     flow: abi.Flow
     guard: bool
+
+    @property
+    def own(self) -> bool:
+        """Say whether the node itself is the client. SCTP's associations can't be made known without their tags."""
+        return bool(self.flow.flags & HOST) and self.key.protocol != abi.Protocol.SCTP
 
     @property
     def back(self) -> tuple[abi.Tuple, abi.Flow]:
@@ -172,7 +179,8 @@ def adopt(tables: Mapping[str, Table]) -> Counter[str]:
         for found in list(conntrack.translated(reader)):
             try:
                 adoption = plan(found, services, clock.kernel_ns())
-                write(adoption, tables["flows"], lambda found=found: conntrack.forget(deleter, found.question))  # type: ignore[misc]
+                release = conntrack.untranslate if adoption.own else conntrack.forget
+                write(adoption, tables["flows"], functools.partial(release, deleter, found.question))
                 told["adopted"] += 1
             except Left as why:
                 told[str(why)] += 1

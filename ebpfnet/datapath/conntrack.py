@@ -1,4 +1,4 @@
-"""The kernel's own connection table, as far as somebody else's NAT is in it: read, and forgotten by connection."""
+"""The kernel's own connection table, as far as somebody else's NAT is in it: read, and cleared of it by connection."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from ebpfnet.abi import V4_PREFIX, Protocol, Tuple
 from ebpfnet.datapath.netlink import Attributes, Reader, attribute, attributes
 
 # include/uapi/linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h, nf_conntrack_common.h, nf_conntrack_tcp.h
-_GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
+_NEW, _GET, _DELETE = 1 << 8, 1 << 8 | 1, 1 << 8 | 2
 _HEAD = struct.Struct("=BBH")  # struct nfgenmsg
 _FAMILIES = (2, 10)
-_ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _ZONE = 1, 2, 3, 4, 18
+_ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _TIMEOUT, _ZONE = 1, 2, 3, 4, 7, 18
 _IP, _PROTO = 1, 2
 _V4_SOURCE, _V4_DESTINATION, _V6_SOURCE, _V6_DESTINATION = 1, 2, 3, 4
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
-_ASSURED, _DESTINATION_NAT = 0x4, 0x20
+_SEEN_REPLY, _ASSURED, _CONFIRMED, _DESTINATION_NAT = 0x2, 0x4, 0x8, 0x20
 _NESTED = 0x8000
 _INFO = {Protocol.TCP: 1, Protocol.SCTP: 3}
-_STATE = 1
+_STATE, _TCP_ESTABLISHED = 1, 3
+_TCP_FLAGS, _BE_LIBERAL = (4, 5), b"\x08\x08"  # of both directions: windows that it has not seen are no error
+_LASTS_S = 3600
+ATTEMPTS = 100
 # Established, or half closed: TCP_CONNTRACK_ESTABLISHED, _FIN_WAIT, _CLOSE_WAIT; SCTP_CONNTRACK_ESTABLISHED.
 _LASTS = {Protocol.TCP: {3, 4, 5}, Protocol.SCTP: {4}}
 
@@ -50,19 +53,51 @@ def translated(reader: Reader) -> Iterator[Translated]:
 
 def forget(reader: Reader, question: Tuple) -> None:
     """Remove a connection from the table; one that is not there is no error."""
-    mapped = question.source.startswith(V4_PREFIX)
-    kinds = (_V4_SOURCE, _V4_DESTINATION) if mapped else (_V6_SOURCE, _V6_DESTINATION)
-    addresses = [each[12:] if mapped else each for each in (question.source, question.destination)]
-    ip = b"".join(attribute(kind, raw) for kind, raw in zip(kinds, addresses, strict=True))
-    proto = attribute(_NUMBER, bytes((question.protocol,)))
-    proto += attribute(_SOURCE_PORT, question.source_port.to_bytes(2, "big"))
-    proto += attribute(_DESTINATION_PORT, question.destination_port.to_bytes(2, "big"))
-    both = attribute(_IP | _NESTED, ip) + attribute(_PROTO | _NESTED, proto)
     try:
-        reader.tell(_DELETE, _HEAD.pack(_FAMILIES[not mapped], 0, 0), attribute(_ORIGINAL | _NESTED, both))
+        reader.tell(_DELETE, _head(question), _ends(_ORIGINAL, question))
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
+
+
+def untranslate(reader: Reader, question: Tuple) -> None:
+    """Let the kernel know a connection as one that nobody translates, of which it has seen both sides.
+
+    While the rules of the NAT are there, a connection that is only forgotten is a new one to them at its next packet
+    (Linux nf_conntrack_proto_tcp.c, tcp_new: it need not begin with a SYN). Of one that is known nobody asks them
+    (nf_nat_core.c, nf_nat_inet_fn). A packet that comes in between is outrun by the next attempt.
+    """
+    status = _SEEN_REPLY | _ASSURED | _CONFIRMED
+    said = [_ends(_ORIGINAL, question), _ends(_REPLY, question.reverse())]
+    said += [attribute(kind, value.to_bytes(4, "big")) for kind, value in ((_STATUS, status), (_TIMEOUT, _LASTS_S))]
+    if question.protocol == Protocol.TCP:
+        info = attribute(_STATE, bytes((_TCP_ESTABLISHED,)))
+        info += b"".join(attribute(kind, _BE_LIBERAL) for kind in _TCP_FLAGS)
+        said.append(attribute(_PROTOINFO | _NESTED, attribute(_INFO[Protocol.TCP] | _NESTED, info)))
+    for attempt in range(ATTEMPTS):
+        forget(reader, question)
+        try:
+            reader.tell(_NEW, _head(question), *said, make=True)
+            return
+        except OSError as error:
+            if error.errno != errno.EEXIST or attempt == ATTEMPTS - 1:
+                raise
+
+
+def _head(question: Tuple) -> bytes:
+    return _HEAD.pack(_FAMILIES[not question.source.startswith(V4_PREFIX)], 0, 0)
+
+
+def _ends(direction: int, said: Tuple) -> bytes:
+    """Return the attribute that one direction's packets are known by."""
+    mapped = said.source.startswith(V4_PREFIX)
+    kinds = (_V4_SOURCE, _V4_DESTINATION) if mapped else (_V6_SOURCE, _V6_DESTINATION)
+    addresses = [each[12:] if mapped else each for each in (said.source, said.destination)]
+    ip = b"".join(attribute(kind, raw) for kind, raw in zip(kinds, addresses, strict=True))
+    proto = attribute(_NUMBER, bytes((said.protocol,)))
+    proto += attribute(_SOURCE_PORT, said.source_port.to_bytes(2, "big"))
+    proto += attribute(_DESTINATION_PORT, said.destination_port.to_bytes(2, "big"))
+    return attribute(direction | _NESTED, attribute(_IP | _NESTED, ip) + attribute(_PROTO | _NESTED, proto))
 
 
 def _translated(found: Attributes) -> Translated | None:

@@ -26,6 +26,7 @@ _SOL_NETLINK = 270
 _NETLINK_LISTEN_ALL_NSID, _NETLINK_GET_STRICT_CHK = 8, 12
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
+_NLM_F_EXCL, _NLM_F_CREATE = 0x200, 0x400
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _TYPE = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
@@ -98,9 +99,12 @@ class Reader:
                     going = dump
                     yield Message(payload[:size], attributes(payload[size:]))
 
-    def tell(self, kind: int, head: bytes, *wanted: bytes) -> None:
-        """Have something done; raises ``OSError`` with the kernel's number."""
-        self._send(kind, _NLM_F_ACK, head + b"".join(wanted))
+    def tell(self, kind: int, head: bytes, *wanted: bytes, make: bool = False) -> None:
+        """Have something done; raises ``OSError`` with the kernel's number.
+
+        With ``make``, something is made that must not be there yet.
+        """
+        self._send(kind, _NLM_F_ACK | (_NLM_F_EXCL | _NLM_F_CREATE if make else 0), head + b"".join(wanted))
         while True:
             raw = self._socket.recv(_BUFFER)
             _, answer, _, sequence, _ = _HEADER.unpack_from(raw)

@@ -93,6 +93,7 @@ def test_a_connection_goes_on(wires: Wires, places: Places, kind: int, short: st
         wires.mark_own(places)
         told = wires.inside("node", lambda: adopt.adopt(wires.tables))
         assert told["adopted"] >= 1
+        exchange(asking, b"between")  # while both sides would translate it
         wires.command("node", "nft", "delete", "table", family, "kube-proxy")
         assert not [each for each in known(wires) if each in found]
         after = exchange(asking, b"after")
