@@ -42,6 +42,13 @@ static __always_inline struct flow *sent_by_receiver(const struct packet *p, str
 	return same_address(&p->tuple.destination, &q->tuple.source) ? flows.lookup(&q->tuple) : NULL;
 }
 
+/* Did a connection begin before the pod was there? It was not judged then as one with a pod, and no generation tells; a sweep
+ * ends it soon (ebpfnet/reconcile/sweep.py), until then each packet is judged as the first one. What this node asks passes. */
+static __always_inline bool is_older(const struct flow *f, bool answers_key)
+{
+	return !(answers_key ? f->from : f->deliver).ifindex && !(f->flags & (FLOW_HOST | FLOW_OWN));
+}
+
 int to_pod(struct __sk_buff *skb)
 {
 	struct packet p = {};
@@ -83,7 +90,7 @@ int to_pod(struct __sk_buff *skb)
 		fresh = true;
 	}
 	if (f && !error)
-		error = consent(skb, HOOK_TO_POD, &p, &key, f, fresh);
+		error = consent(skb, HOOK_TO_POD, &p, &key, f, fresh || is_older(f, done));
 	if (f && !error && fresh)
 		f = remember(&p, f, now, &error);
 	else if (f && !error && !done)

@@ -57,6 +57,28 @@ def test_who_opens_while_groups_change_is_judged_all_the_same(policies: Policies
         assert stopped(datapath.from_pod(asks(ends, "S")), DropReason.POLICY_INGRESS)
 
 
+@pytest.mark.parametrize("served", [False, True], ids=["directly", "through a service"])
+def test_a_connection_that_is_older_than_its_pod_is_judged(policies: Policies, ends: Ends, served: bool):
+    """It began when nobody knew of the pod, and the host's stack leads it there since."""
+    datapath = policies.datapath
+    bob = packets.raw(ends.bob)
+    known = policies.tables["pods"].get(bob)
+    assert known
+    policies.tables["pods"].delete(bob)
+    if served:
+        datapath.set_service(ends.service, SERVICE_PORT, 6, [(ends.bob, POD_PORT)], 7000)
+    target, port = (ends.service, SERVICE_PORT) if served else (ends.bob, POD_PORT)
+    question = packets.ethernet() / packets.ip(ends.alice, target, ttl=64) / packets.tcp("S", dport=port)
+    assert datapath.from_pod(question).outcome == Outcome.STACK
+    assert datapath.to_pod(asks(ends, "S"), ALICE_IFINDEX).outcome == Outcome.STACK
+    policies.tables["pods"].put(bob, known)
+    policies.isolate(ends.bob, INGRESS)
+    for _ in range(2):
+        assert stopped(datapath.to_pod(asks(ends), ALICE_IFINDEX), DropReason.POLICY_INGRESS)
+    policies.rule(7, INGRESS, ALLOW)
+    assert datapath.to_pod(asks(ends), ALICE_IFINDEX).outcome == Outcome.STACK
+
+
 @pytest.mark.parametrize("side", WIRES)
 def test_both_directions_stop_when_a_policy_comes(policies: Policies, ends: Ends, side: str):
     datapath = policies.datapath
