@@ -29,6 +29,7 @@ from ebpfnet.model.facts import (
 from ebpfnet.model.labels import EVERYTHING, Selector
 from ebpfnet.reconcile.reconciler import Reconciler
 from tests.cluster import Clock, memory_tables, settle
+from tests.unit.reconcile.policy.test_paths import on_the_way
 from tests.unit.reconcile.policy.world import (
     BASE,
     LOCAL,
@@ -73,10 +74,7 @@ def walk(before: Sequence[Change], *after: Change, together: bool = False) -> No
     settle(reconciler, clock)
     seen = list(before)
     for changes in [after] if together else [[each] for each in after]:
-        states = [verdicts(tables)]
-        for change in changes:
-            seen.append(change)
-            states.append(verdicts(scratch(final(seen))))
+        states = on_the_way(tables, seen, changes)
         at_every_write(tables, states)
         reconciler.apply(changes)
         assert verdicts(tables) == states[-1]

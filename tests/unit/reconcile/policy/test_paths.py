@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Iterable, Mapping, Sequence
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ebpfnet import abi
 from ebpfnet.maps.faulty import FaultyTable
+from ebpfnet.maps.table import Table
 from ebpfnet.model.facts import Change, Synced
 from ebpfnet.reconcile.reconciler import Reconciler
 from tests.cluster import Clock, memory_tables, settle, writes
@@ -79,16 +81,22 @@ def test_every_verdict_is_that_of_before_or_after(changes, counts, tidy: bool):
     left = list(changes)
     while left:
         some = [left.pop(0) for _ in range(min(counts[len(left) % len(counts)], len(left)))]
-        states = [verdicts(tables)]
-        for change in some:
-            seen.append(change)
-            states.append(verdicts(scratch(final(seen))))
+        states = on_the_way(tables, seen, some)
         at_every_write(tables, states)
         reconciler.apply(some)
         assert verdicts(tables) == states[-1]
         at_every_write(tables, states[-1:])
         if tidy:
             settle(reconciler, clock)
+
+
+def on_the_way(tables: Mapping[str, Table], seen: list[Change], some: Iterable[Change]) -> list[Sequence[object]]:
+    """Return all verdicts as they are, and as they are to be after each of some changes; these are seen then."""
+    states: list[Sequence[object]] = [verdicts(tables)]
+    for change in some:
+        seen.append(change)
+        states.append(verdicts(scratch(final(seen))))
+    return states
 
 
 def at_every_write(tables, states) -> None:
